@@ -1,0 +1,1 @@
+"""Smaller updates on the way up, smaller models on the way down."""

@@ -1,0 +1,1 @@
+"""Codecs: how one update becomes the payload of an envelope. One codec, one file."""

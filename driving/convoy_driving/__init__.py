@@ -1,0 +1,1 @@
+"""What is learned: recordings, samples, models, training and evaluation."""

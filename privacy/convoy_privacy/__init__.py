@@ -1,0 +1,1 @@
+"""What keeps one vehicle from showing in the result."""
