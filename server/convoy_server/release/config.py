@@ -1,0 +1,109 @@
+"""Settings of the release: which student, how it is distilled, what the gates ask.
+
+Section [release] of a scenario.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseConfig:
+    """One release of a small model.
+
+    Attributes:
+        enabled: Build a release when the rounds are done.
+        proxy: Recordings that the server may see, for distillation, calibration and gates; empty
+            means recordings of the simulator. Never the fleet's own.
+        proxy_frames: Frames taken from the proxy recordings at most, spread evenly.
+        student: Registry name of the small model.
+        student_width: Scales the student's channels.
+        teachers: The student learns from the ensemble of this many last global models; 1 means
+            from the last one alone.
+        epochs: Passes over the proxy frames.
+        batch_size: Frames a step.
+        learning_rate: AdamW's peak learning rate; it falls to zero along a cosine.
+        temperature: Softens the steering probabilities that the student imitates.
+        photometric: Change colour, brightness and noise of the proxy frames while distilling.
+        mirror: Show half of the proxy frames mirrored while distilling; the teacher sees the same.
+        prune_ratio: Share of the student's convolution channels removed after distillation; 0
+            means none.
+        prune_norm: Channels with the smallest norm go first.
+        prune_epochs: Passes over the proxy frames after the pruning.
+        calibration_frames: Proxy frames from which the int8 ranges are taken.
+        latency_repetitions: Single-frame runs from which the median latency is taken.
+        max_student_accuracy_drop: Balanced accuracy that the student may lose to the global model.
+        max_int8_accuracy_drop: Balanced accuracy that int8 may lose to float32.
+        max_parity_difference: Largest difference of any output of the float32 file to torch.
+        min_int8_agreement: Share of frames on which int8 chooses float32's steering class.
+        max_int8_size_ratio: Bytes of the int8 file over bytes of the float32 file.
+        max_int8_latency_ratio: Median latency of int8 over float32, one thread, this machine.
+        min_closed_loop_score: Score that the int8 file must drive; asked only where a road is at
+            hand.
+    """
+
+    enabled: bool = True
+    proxy: tuple[str, ...] = ()
+    proxy_frames: int = 2000
+    student: str = "slim"
+    student_width: float = 1.0
+    teachers: int = 3
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    temperature: float = 2.0
+    photometric: bool = True
+    mirror: bool = True
+    prune_ratio: float = 0.0
+    prune_norm: Literal["l1", "l2"] = "l1"
+    prune_epochs: int = 5
+    calibration_frames: int = 128
+    latency_repetitions: int = 200
+    max_student_accuracy_drop: float = 0.05
+    max_int8_accuracy_drop: float = 0.01
+    max_parity_difference: float = 1e-4
+    min_int8_agreement: float = 0.97
+    max_int8_size_ratio: float = 0.30
+    max_int8_latency_ratio: float = 0.70
+    min_closed_loop_score: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("proxy_frames", 2),
+            ("teachers", 1),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("prune_epochs", 0),
+            ("calibration_frames", 1),
+            ("latency_repetitions", 10),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in (
+            "student_width",
+            "learning_rate",
+            "temperature",
+            "max_parity_difference",
+            "max_int8_size_ratio",
+            "max_int8_latency_ratio",
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"{name} must be positive, got {value}")
+        for name in (
+            "max_student_accuracy_drop",
+            "max_int8_accuracy_drop",
+            "min_int8_agreement",
+        ):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must be in 0..1, got {value}")
+        if not 0.0 <= self.prune_ratio < 1.0:
+            raise ValueError(f"prune_ratio must be in 0..1 (1 excluded), got {self.prune_ratio}")
+        if not math.isfinite(self.min_closed_loop_score):
+            raise ValueError(
+                f"min_closed_loop_score must be a number, got {self.min_closed_loop_score}"
+            )
+        if not self.student:
+            raise ValueError("student must name a model of the registry, got ''")
