@@ -1,6 +1,9 @@
+"""Which release settings are refused."""
+
 import math
 
 import pytest
+
 from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table, to_table
 from convoy_server.release.config import ReleaseConfig
