@@ -1,0 +1,203 @@
+"""The `convoy` command: its verbs, its exit codes, its one line of error."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from convoy_cli.main import ending, run
+from convoy_cli.verbs import help_text, installed_verbs
+
+VERBS = '''
+"""Verbs of a party that exists for these tests."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from convoy_protos.errors import JobFailedError, SettingsError, UsageError
+
+if "forbidden" in __name__:
+    raise AssertionError("a listing must not import the verbs")
+
+
+def greet(
+    name: Annotated[str, typer.Argument(help="Whom to greet.")] = "fleet",
+    times: Annotated[int, typer.Option(help="How often.")] = 1,
+) -> None:
+    """Greet somebody.
+
+    Politely.
+
+    Example:
+        convoy greet car7
+          --times 2
+
+    Raises:
+        UsageError: Never.
+    """
+    print("hello", name, times)
+
+
+def fail(kind: str) -> None:
+    """Fail in one of many ways."""
+    raise {
+        "usage": UsageError("my.toml: no such\\n file"),
+        "settings": SettingsError("[round] quorum: too large"),
+        "job": JobFailedError("the gate refused"),
+        "disk": OSError(28, "No space left on device", "runs/x"),
+        "fault": KeyError("weird"),
+        "stop": KeyboardInterrupt("stopped; --resume goes on"),
+        "stop_bare": KeyboardInterrupt(),
+    }[kind]
+
+
+def refuse() -> int:
+    """End with a code."""
+    return 1
+'''
+
+
+@pytest.fixture
+def verbs(tmp_path, monkeypatch):
+    (tmp_path / "party_verbs.py").write_text(VERBS)
+    (tmp_path / "forbidden_verbs.py").write_text(VERBS)
+    (tmp_path / "heavy_verbs.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = {
+        "greet": "party_verbs:greet",
+        "fail": "party_verbs:fail",
+        "refuse": "party_verbs:refuse",
+        "data greet": "party_verbs:greet",
+        "data fail": "party_verbs:fail",
+        "unread": "forbidden_verbs:greet",
+        "heavy": "heavy_verbs:train",
+        "gone": "no_such_party:verb",
+    }
+    yield [EntryPoint(name, value, "convoy.commands") for name, value in entries.items()]
+    sys.modules.pop("party_verbs", None)
+
+
+def test_a_verb_gets_its_arguments(verbs, capsys):
+    assert run(["greet", "car7", "--times", "2"], verbs) == 0
+    assert capsys.readouterr().out == "hello car7 2\n"
+
+
+def test_a_name_of_two_words_is_a_sub_command(verbs, capsys):
+    assert run(["data", "greet"], verbs) == 0
+    assert capsys.readouterr().out == "hello fleet 1\n"
+
+
+def test_the_listing_reads_summaries_without_importing_the_verbs(verbs, capsys):
+    assert run(["--help"], verbs) == 0
+    listing = capsys.readouterr().out
+    assert "Greet somebody." in listing
+    assert "Fail in one of many ways." in listing
+    assert "Greet, fail." in listing  # the group `data`
+    assert "forbidden_verbs" not in sys.modules
+
+
+def test_help_of_a_verb_shows_its_example_and_nothing_for_programmers(verbs, capsys):
+    assert run(["greet", "--help"], verbs) == 0
+    shown = capsys.readouterr().out
+    assert "Politely." in shown
+    assert "Example:\n      convoy greet car7\n        --times 2\n" in shown
+    assert "UsageError" not in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "exit_code", "line"),
+    [
+        ("usage", 2, "convoy: my.toml: no such file\n"),  # one line, whatever the message
+        ("settings", 2, "convoy: [round] quorum: too large\n"),
+        ("job", 1, "convoy: the gate refused\n"),
+        ("disk", 1, "convoy: runs/x: No space left on device\n"),
+        ("stop", 130, "\nconvoy: stopped; --resume goes on\n"),  # a line after the terminal's ^C
+        ("stop_bare", 130, "\nconvoy: stopped\n"),
+    ],
+)
+def test_a_failing_verb_ends_with_one_line_and_a_code(verbs, capsys, kind, exit_code, line):
+    assert run(["fail", kind], verbs) == exit_code
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_ours_names_itself_and_the_way_to_see_more(verbs, capsys):
+    assert run(["fail", "fault"], verbs) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "KeyError: 'weird'" in line
+    assert "--debug" in line
+
+
+@pytest.mark.parametrize("where", [["--debug", "fail", "usage"], ["fail", "usage", "--debug"]])
+def test_tracebacks_come_only_with_debug(verbs, capsys, where):
+    assert run(where, verbs) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_verb_may_return_its_exit_code(verbs):
+    assert run(["refuse"], verbs) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["grete"], "greet"),  # a near miss is answered with the verb
+        (["greet", "--tmes", "2"], "--times"),
+        (["greet", "--times", "often"], "often"),
+        (["data"], "Usage: convoy data"),
+        ([], "Usage: convoy"),
+    ],
+)
+def test_wrong_usage_ends_with_two_and_a_hint(verbs, capsys, arguments, hint):
+    assert run(arguments, verbs) == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["heavy", "gone"])
+def test_a_verb_whose_library_is_left_out_says_what_to_install(verbs, capsys, verb):
+    assert run([verb], verbs) == 2
+    error = capsys.readouterr().err
+    assert f"`convoy {verb}` needs no_such_" in error
+    assert "pip install 'convoy-fl[simulation]'" in error
+
+
+def test_an_operating_system_error_without_a_file_is_told_as_it_is():
+    assert ending(OSError(28, "No space left on device")) == ("No space left on device", 1)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "description", "example"),
+    [
+        ("", "", None),
+        ("Do it.", "Do it.", None),
+        ("Do it.\n\nArgs:\n    x: what\n", "Do it.", None),
+        ("Do it.\n\nExamples:\n    convoy do\n", "Do it.", "\b\nExamples:\n    convoy do"),
+    ],
+)
+def test_a_docstring_becomes_description_and_example(docstring, description, example):
+    text = help_text(docstring)
+    assert (text.description, text.example) == (description, example)
+
+
+def test_the_installed_command_lists_its_verbs_quickly_and_without_heavy_imports():
+    code = (
+        "import sys; from convoy_cli.main import run, installed_verbs; "
+        "code = run(['--help'], installed_verbs()); "
+        "heavy = {'torch', 'flwr', 'numpy', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {verb.name.split()[0] for verb in installed_verbs()} <= set(done.stdout.split())
+
+
+def test_the_version_is_that_of_the_distribution(capsys):
+    assert run(["--version"], []) == 0
+    assert capsys.readouterr().out.startswith("convoy, version ")
+
+
+def test_the_script_is_installed():
+    assert Path(sys.executable).with_name("convoy").exists()
