@@ -1,0 +1,96 @@
+"""Errors of the server.
+
+ConvoyError
+  UsageError
+    RunExistsError        the run directory already holds a run, and neither resume nor overwrite was asked
+    NothingToResumeError  resume was asked and the directory holds no checkpoint
+    ChangedRunError       resume was asked with other settings than the run began with
+    BrokenAuditError      audit.jsonl is not what the server wrote; names the first bad line
+  JobFailedError
+    StorageError          the run directory cannot be written (disk full, no permission)
+    NoVehiclesError       nobody answered
+    TooManyAbandonedRoundsError  rounds kept missing their quorum
+    RunInterruptedError   the run was stopped by Ctrl-C after `last_round` finished rounds
+  ProtocolError
+    RefusedReplyError     one reply of one vehicle is refused; carries the reason that is counted
+"""
+
+from pathlib import Path
+
+from convoy_protos.errors import JobFailedError, ProtocolError, UsageError
+
+
+class RunExistsError(UsageError):
+    """The run directory already holds a run."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(
+            f"{out}: holds a run already; continue it with --resume, start over with --overwrite, "
+            "or choose another directory"
+        )
+
+
+class NothingToResumeError(UsageError):
+    """The directory holds no checkpoint."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(f"{out}: no finished round to resume from; start without --resume")
+
+
+class ChangedRunError(UsageError):
+    """Resume was asked with other settings than the run began with."""
+
+    def __init__(self, out: Path, changes: list[str]) -> None:
+        super().__init__(
+            f"{out}: a run is resumed with the settings it began with, but changed: "
+            f"{'; '.join(changes)}; put them back or start over in another directory"
+        )
+        self.changes = changes
+
+
+class BrokenAuditError(UsageError):
+    """audit.jsonl is not what the server wrote."""
+
+    def __init__(self, path: Path, line: int, fault: str) -> None:
+        super().__init__(f"{path}:{line}: {fault}")
+        self.line = line
+        self.fault = fault
+
+
+class StorageError(JobFailedError):
+    """The run directory cannot be written."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path}: {error.strerror or error}; the last finished round is safe: "
+            "make room or fix the permission, then run again with --resume"
+        )
+        self.path = path
+
+
+class NoVehiclesError(JobFailedError):
+    """Nobody answered."""
+
+
+class TooManyAbandonedRoundsError(JobFailedError):
+    """Rounds kept missing their quorum."""
+
+
+class RunInterruptedError(JobFailedError):
+    """The run was stopped by Ctrl-C; everything up to `last_round` is on disk."""
+
+    def __init__(self, last_round: int) -> None:
+        super().__init__(
+            f"interrupted; {last_round} finished rounds are saved: "
+            "run the same command with --resume to go on"
+        )
+        self.last_round = last_round
+
+
+class RefusedReplyError(ProtocolError):
+    """One reply of one vehicle is refused."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

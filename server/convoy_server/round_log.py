@@ -1,0 +1,98 @@
+"""One line of rounds.jsonl a round: what happened, in counts, bytes and scores."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from convoy_protos.errors import SettingsError
+from convoy_protos.settings import from_table
+from convoy_server.rounds import Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleScore:
+    """How the global model does on one vehicle's held-back laps.
+
+    Attributes:
+        examples: Training examples of the vehicle.
+        balanced_accuracy: Mean over the steering classes that its held-back laps contain.
+        accuracy: Share of held-back examples whose steering class is right.
+        throttle_mae: Mean absolute throttle error.
+    """
+
+    examples: int
+    balanced_accuracy: float
+    accuracy: float
+    throttle_mae: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """One line of rounds.jsonl, one entry of report.json "rounds"; null where not measured.
+
+    Attributes:
+        outcome: "abandoned" where the global model is that of the round before.
+        invited: Clients asked to train.
+        completed: Updates in the sum.
+        lost: Clients that never answered.
+        surplus: Clients no longer needed when the round closed.
+        rejected: Refused updates by reason.
+        uplink_bytes: Content of every reply of the round as it came, envelope included.
+        downlink_bytes: Content of every message of the round as it was sent.
+        wall_s: Real time.
+        virtual_s: Time on the simulated network.
+        train_loss: Mean over the accepted updates, weighted by their examples.
+        balanced_accuracy: Mean over vehicles of each one's own.
+        accuracy: Over all held-back examples.
+        throttle_mae: Mean absolute error over all held-back examples.
+        epsilon: Differential privacy spent so far.
+        rejections: Every refused update.
+        lost_vehicles: Who never answered.
+        evaluation_rejections: Every refused evaluation.
+        evaluation_lost: Who never sent an evaluation.
+        per_vehicle: Scores by vehicle id.
+    """
+
+    round: int
+    outcome: Literal["done", "abandoned"]
+    invited: int
+    completed: int
+    lost: int
+    surplus: int
+    rejected: Mapping[str, int]
+    uplink_bytes: int
+    downlink_bytes: int
+    wall_s: float
+    virtual_s: float | None = None
+    train_loss: float | None = None
+    balanced_accuracy: float | None = None
+    accuracy: float | None = None
+    throttle_mae: float | None = None
+    epsilon: float | None = None
+    rejections: tuple[Rejection, ...] = ()
+    lost_vehicles: tuple[str, ...] = ()
+    evaluation_rejections: tuple[Rejection, ...] = ()
+    evaluation_lost: tuple[str, ...] = ()
+    per_vehicle: Mapping[str, VehicleScore] = field(default_factory=dict)
+
+
+def to_line(record: RoundRecord) -> str:
+    """JSON without a line break; the same record gives the same bytes."""
+    return json.dumps(dataclasses.asdict(record), allow_nan=False)
+
+
+def from_line(line: str) -> RoundRecord:
+    """The inverse of `to_line`.
+
+    Raises:
+        SettingsError: The line is not a round record.
+    """
+    try:
+        table: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"rounds.jsonl: not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise SettingsError(f"rounds.jsonl: expected an object, got {table!r}")
+    return from_table(RoundRecord, table, "rounds.jsonl")
