@@ -1,0 +1,125 @@
+"""How the world looks through one vehicle's camera: its mount, and what light and lens do.
+
+A model trained on one of these fails on most others, while noise and new tracks hardly matter to
+it: appearance is the axis along which a fleet's recordings differ.
+"""
+
+# Shapes: H rows, W columns, C colours (RGB); all pictures are uint8.
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convoy_simulation.roads.camera import CameraMount
+
+Picture = NDArray[np.uint8]
+Development = Callable[[Picture, np.random.Generator], Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """One vehicle's camera.
+
+    Attributes:
+        develop: What becomes of a clean picture; randomness (noise) comes from the generator.
+        mount: Where the camera sits.
+    """
+
+    develop: Development
+    mount: CameraMount = field(default_factory=CameraMount)
+
+
+def day(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
+    """Clear daylight: the picture as it is."""
+    return picture_HWC
+
+
+def dark(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
+    """Night: a fifth of the light, bluish, with the sensor's noise."""
+    dimmed_HWC = picture_HWC * np.array([0.16, 0.19, 0.26], np.float32)
+    return _to_bytes(dimmed_HWC + _noise(picture_HWC.shape, 3.0, rng))
+
+
+def fog(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
+    """Fog that hides what is far (the upper rows) more than what is near."""
+    rows = picture_HWC.shape[0]
+    veil_H11 = np.linspace(0.92, 0.45, rows, dtype=np.float32)[:, None, None]
+    grey_C = np.array([196, 200, 206], np.float32)
+    return _to_bytes(picture_HWC * (1 - veil_H11) + grey_C * veil_H11)
+
+
+def recoloured(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
+    """Another country: sand where grass was, a pale road."""
+    return 255 - picture_HWC[..., [2, 0, 1]]
+
+
+def glare(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
+    """Low sun into the lens: everything overexposed, a white glow at the upper right."""
+    rows, columns = picture_HWC.shape[:2]
+    away_HW = np.hypot(
+        np.arange(rows, dtype=np.float32)[:, None] / rows - 0.1,
+        np.arange(columns, dtype=np.float32)[None, :] / columns - 0.75,
+    )
+    glow_HW1 = 170 * np.exp(-((away_HW / 0.35) ** 2))[..., None]
+    return _to_bytes(
+        picture_HWC * np.float32(1.5) + 30 + glow_HW1 + _noise(picture_HWC.shape, 8.0, rng)
+    )
+
+
+def rain(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
+    """Rain: little colour, little contrast, bright streaks."""
+    rows, columns = picture_HWC.shape[:2]
+    grey_HW1 = picture_HWC.mean(axis=2, keepdims=True, dtype=np.float32)
+    dull_HWC = (0.25 * picture_HWC + 0.75 * grey_HW1) * 0.55 + np.array([18, 24, 34], np.float32)
+    streaks = max(1, columns // 4)
+    tops, lefts = rng.integers(0, rows, streaks), rng.integers(0, columns, streaks)
+    down = np.arange(max(2, rows // 8))
+    dull_HWC[np.minimum(tops[:, None] + down, rows - 1), lefts[:, None]] += 70
+    return _to_bytes(dull_HWC)
+
+
+def thermal(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
+    """A heat camera: grey, with the sun-warmed road bright and the grass dark."""
+    luma_HW = picture_HWC @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.repeat(_to_bytes(330 - 1.7 * luma_HW)[..., None], 3, axis=2)
+
+
+APPEARANCES = MappingProxyType(
+    {
+        "day": Appearance(day),
+        "dark": Appearance(dark),
+        "fog": Appearance(fog),
+        "recoloured": Appearance(recoloured),
+        "glare": Appearance(glare),
+        "rain": Appearance(rain),
+        "thermal": Appearance(thermal),
+        "low_camera": Appearance(
+            day, CameraMount(height_m=5.0, pitch_deg=44.0, field_of_view_deg=115.0)
+        ),
+    }
+)
+"""Every appearance by name."""
+
+
+def appearance_named(name: str) -> Appearance:
+    """Look an appearance up.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in APPEARANCES:
+        raise ValueError(f"appearance must be one of {', '.join(APPEARANCES)}, got {name!r}")
+    return APPEARANCES[name]
+
+
+def _noise(
+    shape: tuple[int, ...], deviation: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    return rng.standard_normal(shape, np.float32) * np.float32(deviation)
+
+
+def _to_bytes(values: NDArray[np.floating]) -> Picture:
+    return values.clip(0, 255).astype(np.uint8)
