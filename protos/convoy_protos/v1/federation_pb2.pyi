@@ -102,7 +102,6 @@ class UpdateHeader(_message.Message):
     EXAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
-    PAYLOAD_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     vehicle_id: _builtins.str
@@ -112,8 +111,7 @@ class UpdateHeader(_message.Message):
     example_count: _builtins.int
     """training examples behind the update: its weight in the mean"""
     payload_bytes: _builtins.int
-    payload_digest: _builtins.bytes
-    """SHA-256 of the payload: a torn upload is told from a bad model"""
+    """tells a torn upload from a bad model"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """exactly the keys of UPDATE_METRICS"""
@@ -130,11 +128,10 @@ class UpdateHeader(_message.Message):
         example_count: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         payload_bytes: _builtins.int = ...,
-        payload_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "example_count", b"example_count", "metrics", b"metrics", "parameter_count", b"parameter_count", "payload_bytes", b"payload_bytes", "payload_digest", b"payload_digest", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "example_count", b"example_count", "metrics", b"metrics", "parameter_count", b"parameter_count", "payload_bytes", b"payload_bytes", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
