@@ -1,0 +1,32 @@
+"""From an encoded camera picture to the frame that the network sees."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from convoy_driving.data_config import DataConfig
+from convoy_driving.recordings.reader import Picture
+
+
+def decode(picture: Picture) -> Image.Image | None:
+    """The picture in RGB, or None where it cannot be decoded."""
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture)
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+
+
+def fit(image: Image.Image, config: DataConfig) -> NDArray[np.uint8]:
+    """Crop and resize to uint8 (frame_height, frame_width, 3)."""
+    top = image.height * config.crop_top
+    bottom = image.height * (1 - config.crop_bottom)
+    size = (config.frame_width, config.frame_height)
+    resized = image.resize(
+        size, Image.Resampling.BILINEAR, box=(0, top, image.width, bottom), reducing_gap=None
+    )
+    return np.asarray(resized)
