@@ -1,0 +1,237 @@
+"""The page: complete, self-contained, and safe with whatever a vehicle calls itself."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from convoy_protos.errors import UsageError
+from convoy_server.report import html
+from convoy_server.report.contract import Baseline, Baselines, DriveScore, Picture
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page; checks that the elements nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):  # noqa: D102 - as HTMLParser
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):  # noqa: D102
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):  # noqa: D102
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):  # noqa: D102
+        self.texts.append(data.strip(" \n"))
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, words apart by one blank."""
+        return " ".join(text for text in self.texts if text)
+
+
+@pytest.fixture(scope="module")
+def page(full_report, run_dir):
+    return Page(html.render(full_report, run_dir))
+
+
+def test_the_page_shows_what_the_report_holds(page):
+    for expected in (
+        "demo",
+        "seed 7",
+        "released",
+        "80.0%",  # the fleet's balanced accuracy
+        "70.0%",  # the worst vehicle
+        "int8 size ratio",
+        "✓ passed",
+        "not finite",
+        "737 kB",
+        "4\u202f000 training frames",
+        "convoy simulate demo.toml --out runs/demo --seed 7",
+        "torch 2.13.0",
+        "off: the server sees each update",
+        "never answered",
+        "abandoned",
+        "day, track 4",
+    ):
+        assert expected in page.text, expected
+
+
+def test_what_a_vehicle_calls_itself_stays_text(page, full_report):
+    assert full_report.final.worst_vehicle.id.startswith("<script>")
+    assert full_report.final.worst_vehicle.id in page.text
+    assert "norm <b>nan</b>" in page.text
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "b", "iframe", "link", "object"}
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+
+
+def test_the_page_needs_nothing_from_outside(page, full_report, run_dir):
+    for tag, attrs in page.tags:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            target = attrs.get(name)
+            assert target is None or target.startswith(("data:", "#")), (tag, target)
+    text = html.render(full_report, run_dir)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in text
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them(page):
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert [attrs["alt"] for attrs in pictures] == [
+        "What the day camera sees",
+        "Driven line: day, track 4",
+    ]
+
+
+def test_table_heads_have_a_scope(page):
+    heads = [attrs for tag, attrs in page.tags if tag == "th"]
+    assert heads
+    assert all(attrs.get("scope") in {"col", "row"} for attrs in heads)
+
+
+def test_no_id_stands_twice(page):
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_vehicles_come_worst_first(page, full_report):
+    text = page.text[page.text.index("worst served first") :]
+    worst = full_report.final.worst_vehicle.id
+    assert text.index(worst) < text.index("car1") < text.index("car0")
+
+
+def test_what_was_switched_off_is_left_out(full_report, run_dir):
+    bare = dataclasses.replace(
+        full_report,
+        release=None,
+        closed_loop=None,
+        baselines=Baselines(),
+        curves={},
+        pictures=(),
+        environment=None,
+    )
+    text = Page(html.render(bare, run_dir)).text
+    for absent in ("Release", "On the road", "The same again", "in one place", "released"):
+        assert absent not in text, absent
+    assert "The baselines were switched off." in text
+
+
+def test_a_refused_release_is_told_at_the_top_and_beside_the_gate(full_report, run_dir):
+    gate = dataclasses.replace(full_report.release.gates[0], value=0.4, passed=False)
+    release = dataclasses.replace(full_report.release, accepted=False, gates=(gate,))
+    text = Page(html.render(dataclasses.replace(full_report, release=release), run_dir)).text
+    assert "release refused" in text
+    assert "✗ refused" in text
+
+
+def test_a_run_that_goes_on_says_so(full_report, run_dir):
+    partial = dataclasses.replace(full_report, final=None, release=None, complete=False)
+    text = Page(html.render(partial, run_dir)).text
+    assert "not finished" in text
+    assert "--resume" in text
+    assert "4 rounds so far: balanced accuracy 80.0%" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "error"),
+    [
+        ("pictures/gone.png", "report names this picture, but No such file"),
+        ("../secret.png", "inside"),  # a report cannot make the page swallow other files
+        ("/etc/passwd", "inside"),
+        ("pictures/line.exe", "PNG, JPEG or SVG"),
+    ],
+)
+def test_a_picture_that_cannot_be_shown_is_named(full_report, run_dir, file, error):
+    picture = Picture(file=file, kind="driven_line", title="x")
+    with pytest.raises(UsageError, match=error):
+        html.render(dataclasses.replace(full_report, pictures=(picture,)), run_dir)
+
+
+def test_the_headline_compares_with_the_baselines(full_report):
+    assert html.headline(full_report) == (
+        "3 vehicles learned to drive together, each keeping its recordings to itself: "
+        "80.0% balanced accuracy. That is 20.0 points more than a vehicle that learns alone and "
+        "97.6% of what training on all recordings in one place gives."
+    )
+
+
+def test_the_headline_hides_no_defeat(full_report):
+    better = Baselines(single_vehicle=Baseline(balanced_accuracy=0.9))
+    report = dataclasses.replace(full_report, baselines=better)
+    assert "That is 10.0 points less than a vehicle that learns alone." in html.headline(report)
+
+
+def test_troubles_are_gathered_by_reason_with_who_and_when(full_report, rounds):
+    refused, lost = html.troubles(rounds)
+    assert (refused.reason, refused.count, refused.rounds) == ("not_finite", 2, (2, 3))
+    assert refused.vehicles == (full_report.final.worst_vehicle.id,)
+    assert refused.detail == "norm <b>nan</b>"
+    assert (lost.reason, lost.count, lost.vehicles) == ("lost", 1, ("car1",))
+
+
+def test_troubles_that_nobody_put_a_name_to_are_counted_all_the_same(rounds):
+    nameless = [dataclasses.replace(r, rejections=(), lost_vehicles=()) for r in rounds]
+    assert [(t.reason, t.count, t.vehicles) for t in html.troubles(nameless)] == [
+        ("not_finite", 2, ()),
+        ("lost", 1, ()),
+    ]
+
+
+def test_drivers_keep_their_order_and_strangers_follow():
+    score = DriveScore(track_covered=0.5)
+    closed_loop = {"day": {"zebra": score, "expert": score}, "fog": {"federated_int8": score}}
+    assert list(html.drivers(closed_loop)) == ["federated_int8", "expert", "zebra"]
+
+
+def test_the_mean_counts_only_the_appearances_that_were_driven():
+    closed_loop = {
+        "day": {"expert": DriveScore(track_covered=0.5), "central": DriveScore()},
+        "fog": {"expert": DriveScore(track_covered=1.0)},
+    }
+    assert html.mean_covered(closed_loop) == {"expert": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("number_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.00 MB"),  # never "1000 kB"
+        (69_410, "69.4 kB"),
+        (1_820_000_000, "1.82 GB"),
+    ],
+)
+def test_sizes_have_three_digits(number_bytes, text):
+    assert html.size(number_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (221.4, "3 min 41 s"),
+        (3_600, "1 h 0 min"),
+    ],
+)
+def test_durations_read_like_a_clock(seconds, text):
+    assert html.duration(seconds) == text
