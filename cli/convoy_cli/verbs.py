@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import Any
 
 import click
 import typer
+import typer.core
 import typer.main
 
 from convoy_protos.errors import UsageError
 
 GROUP = "convoy.commands"
 
-_SECTION = re.compile(r"^(Args|Raises|Returns|Example|Examples):$", re.MULTILINE)
+_SECTION = re.compile(r"^(Args|Raises|Returns|Example|Examples):", re.MULTILINE)
 
 
 def installed_verbs() -> list[EntryPoint]:
@@ -92,10 +94,16 @@ def command_from(function: Callable[..., Any]) -> click.Command:
     """A command of a function with typer's annotations and a Google-style docstring."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     text = help_text(inspect.getdoc(function) or "")
-    app.command(help=text.description, epilog=text.example)(function)
+    app.command(cls=_PlainHelp, help=text.description, epilog=text.example)(function)
     command = typer.main.get_command(app)
     command.params.append(debug_option())
     return command
+
+
+class _PlainHelp(typer.core.TyperCommand):
+    def get_help(self, ctx: click.Context) -> str:
+        # typer 0.20 escapes brackets for rich even where the help is plain text.
+        return super().get_help(ctx).replace("\\[", "[")
 
 
 def debug_option() -> click.Option:
@@ -118,8 +126,9 @@ def help_text(docstring: str) -> HelpText:
     description, *sections = _SECTION.split(docstring)
     for title, body in zip(sections[::2], sections[1::2], strict=True):
         if title.startswith("Example"):
+            lines = textwrap.indent(textwrap.dedent(body.strip(" ").strip("\n")).rstrip(), "  ")
             # \b keeps click from re-wrapping the lines.
-            return HelpText(description.strip(), f"\b\n{title}:\n{body.strip(chr(10)).rstrip()}")
+            return HelpText(description.strip(), f"\b\n{title}:\n{lines}")
     return HelpText(description.strip(), None)
 
 

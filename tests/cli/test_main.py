@@ -104,7 +104,7 @@ def test_help_of_a_verb_shows_its_example_and_nothing_for_programmers(verbs, cap
     assert run(["greet", "--help"], verbs) == 0
     shown = capsys.readouterr().out
     assert "Politely." in shown
-    assert "Example:\n      convoy greet car7\n        --times 2\n" in shown
+    assert "Example:\n    convoy greet car7\n      --times 2\n" in shown
     assert "UsageError" not in shown
 
 
@@ -174,7 +174,8 @@ def test_an_operating_system_error_without_a_file_is_told_as_it_is():
         ("", "", None),
         ("Do it.", "Do it.", None),
         ("Do it.\n\nArgs:\n    x: what\n", "Do it.", None),
-        ("Do it.\n\nExamples:\n    convoy do\n", "Do it.", "\b\nExamples:\n    convoy do"),
+        ("Do it.\n\nExamples:\n    convoy do\n", "Do it.", "\b\nExamples:\n  convoy do"),
+        ("Do it.\n\nExample: convoy do", "Do it.", "\b\nExample:\n  convoy do"),
     ],
 )
 def test_a_docstring_becomes_description_and_example(docstring, description, example):
