@@ -1,0 +1,74 @@
+"""One recording, one vehicle; what cannot take part is left out with a reason."""
+
+import json
+
+import numpy as np
+import pytest
+
+from convoy_driving.data_config import DataConfig
+from convoy_edge_client.vehicle_config import load_vehicle_config
+from convoy_protos.errors import UsageError
+from convoy_simulation.fleet import FleetConfig, VehicleOverride
+from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter
+from convoy_simulation.vehicles import decode, load, recorded_vehicles, write_vehicle_files
+from convoy_simulation.worker_pool import no_progress
+
+SMALL = DataConfig(frame_height=16, frame_width=16, guard_frames=0)
+
+
+def record(tub_folder, frames: int) -> None:
+    tub = TubWriter(tub_folder, 90, created_at_s=0.0)
+    for number in range(frames):
+        tub.append(
+            TubRecord(
+                picture_HWC=np.full((8, 12, 3), number, np.uint8),
+                angle=(-0.5, 0.0, 0.5)[number % 3],
+                throttle=0.2,
+                session_id="drive",
+                timestamp_ms=50 * number,
+            )
+        )
+    tub.close()
+
+
+@pytest.fixture
+def tubs(tmp_path):
+    for name, frames in (("car0", 40), ("car1", 60), ("parked", 0)):
+        record(tmp_path / "tubs" / name, frames)
+    return tmp_path / "tubs"
+
+
+def test_an_empty_recording_is_left_out_with_a_word_and_the_others_go_on(tubs, tmp_path, caplog):
+    found = recorded_vehicles([tubs], FleetConfig(), tmp_path / "cache")
+    assert [vehicle.vehicle_id for vehicle in found] == ["car0", "car1", "parked"]
+    usable = decode(found, SMALL, 1, no_progress)
+    assert [vehicle.vehicle_id for vehicle in usable] == ["car0", "car1"]
+    assert "parked" in caplog.text
+
+
+def test_a_fleet_of_empty_recordings_is_an_error(tmp_path):
+    record(tmp_path / "parked", 0)
+    found = recorded_vehicles([tmp_path / "parked"], FleetConfig(), tmp_path / "cache")
+    with pytest.raises(UsageError, match="parked"):
+        decode(found, SMALL, 1, no_progress)
+
+
+def test_overrides_reach_the_vehicle_and_a_misspelt_one_is_refused(tubs, tmp_path):
+    one_way = FleetConfig(vehicle={"car1": VehicleOverride(mirror=False)})
+    found = recorded_vehicles([tubs], one_way, tmp_path / "cache")
+    assert {vehicle.vehicle_id: vehicle.mirror for vehicle in found} == {
+        "car0": True,
+        "car1": False,
+        "parked": True,
+    }
+    with pytest.raises(UsageError, match="car9"):
+        recorded_vehicles([tubs], FleetConfig(vehicle={"car9": VehicleOverride()}), tmp_path)
+
+
+def test_the_files_that_are_written_are_the_vehicles_that_were_given(tubs, tmp_path):
+    found = recorded_vehicles([tubs], FleetConfig(), tmp_path / "cache")
+    files = write_vehicle_files(found, tmp_path / "out" / "fleet")
+    assert [load_vehicle_config(file) for file in files] == found
+    listed = json.loads((tmp_path / "out" / "fleet" / "fleet.json").read_text())
+    assert listed == ["car0.json", "car1.json", "parked.json"]
+    assert len(load(found[1], SMALL).steering_N) == 60
