@@ -1,12 +1,11 @@
 """The in-process grid: order, bounds, isolation, and that no client can harm another."""
 
-import importlib
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
+import small_client_apps
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
@@ -22,20 +21,13 @@ NODES = {node_id: {"place": f"bay {node_id}"} for node_id in range(10, 20)}
 
 
 @pytest.fixture
-def apps(monkeypatch):
-    """The small client apps; worker processes find them because they are given our sys.path."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    return importlib.import_module("small_client_apps")
-
-
-@pytest.fixture
-def open_grid(apps):
+def open_grid():
     """Opens grids and closes them at the end of the test."""
     grids = []
 
     def open_one(engine="serial", workers=1, factory="obedient", **kwargs):
         grid = InProcessGrid(
-            getattr(apps, factory), NODES, engine=engine, workers=workers, **kwargs
+            getattr(small_client_apps, factory), NODES, engine=engine, workers=workers, **kwargs
         )
         grids.append(grid)
         return grid
@@ -238,9 +230,9 @@ def test_an_isolated_copy_shares_the_bytes_of_arrays_and_nothing_else():
         ({"engine": "ray"}, "engine must be serial, threads or processes, got 'ray'"),
     ],
 )
-def test_a_grid_says_what_is_wrong_with_its_arguments(apps, change, message):
+def test_a_grid_says_what_is_wrong_with_its_arguments(change, message):
     with pytest.raises(ValueError, match=message):
-        InProcessGrid(apps.obedient, NODES, **{"engine": "serial", **change})
+        InProcessGrid(small_client_apps.obedient, NODES, **{"engine": "serial", **change})
 
 
 def test_a_message_for_an_unknown_node_is_refused(open_grid):
@@ -293,6 +285,7 @@ def test_workers_stay_the_same_from_round_to_round(open_grid):
     assert os.getpid() not in set.union(*pids)
 
 
+@pytest.mark.slow
 def test_an_abandoned_client_does_not_keep_its_worker_for_long(open_grid):
     grid = open_grid("processes", 2)
     replies = grid.send_and_receive([order(10), order(11, "sleep", seconds=60)])

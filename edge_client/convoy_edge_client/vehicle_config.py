@@ -1,0 +1,140 @@
+"""What one vehicle knows about itself: who it is, where its recordings are, what it allows.
+
+A JSON file on the vehicle, written by hand or by the simulation. The server never sees it and
+cannot widen it: what is switched off here stays off whatever the round instructions say.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from convoy_edge_client.errors import RecordingsMissingError, VehicleConfigError
+from convoy_protos.settings import from_table, to_table
+
+NODE_CONFIG_KEY = "vehicle-config"
+"""Flower node configuration: path of this vehicle's file."""
+FLEET_CONFIG_KEY = "convoy-fleet"
+"""Flower run configuration: path of a JSON list of such paths, picked by "partition-id"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleConfig:
+    """One vehicle.
+
+    Attributes:
+        vehicle_id: Its name in every message and report.
+        recordings: Folders or files with its recordings; relative ones start at the JSON file.
+        cache_dir: Where decoded frames are kept; its own folder, never shared with a server.
+        augment: Whether training may alter its frames (brightness, shift, mirror).
+        mirror: Whether training may mirror its frames; no where left and right differ, as on roads
+            with traffic.
+        device: "auto" takes a CUDA device where there is one; otherwise a torch device name.
+        torch_threads: Processor threads for training; another number changes the last bits.
+    """
+
+    vehicle_id: str
+    recordings: tuple[str, ...]
+    cache_dir: str
+    augment: bool = True
+    mirror: bool = True
+    device: str = "auto"
+    torch_threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.vehicle_id:
+            raise ValueError("vehicle_id must not be empty")
+        if not self.recordings:
+            raise ValueError(f"recordings of {self.vehicle_id} must name at least one path")
+        if not self.torch_threads >= 1:
+            raise ValueError(f"torch_threads must be at least 1, got {self.torch_threads}")
+
+    @property
+    def recording_paths(self) -> list[Path]:
+        """The recordings, which all exist.
+
+        Raises:
+            RecordingsMissingError: One does not.
+        """
+        paths = [Path(recording) for recording in self.recordings]
+        for path in paths:
+            if not path.exists():
+                raise RecordingsMissingError(
+                    f"vehicle {self.vehicle_id}: no recordings at {path}; "
+                    "correct 'recordings' in its configuration or put them back"
+                )
+        return paths
+
+    @property
+    def cache_path(self) -> Path:
+        """Where decoded frames are kept."""
+        return Path(self.cache_dir)
+
+
+def load_vehicle_config(path: Path) -> VehicleConfig:
+    """Read one vehicle's file.
+
+    Raises:
+        VehicleConfigError: The file is missing or not JSON.
+        SettingsError: A key is unknown, missing or out of range.
+    """
+    table = _read_json(path, dict)
+    config = from_table(VehicleConfig, table, str(path))
+    return replace(
+        config,
+        recordings=tuple(str(path.parent / recording) for recording in config.recordings),
+        cache_dir=str(path.parent / config.cache_dir),
+    )
+
+
+def save_vehicle_config(config: VehicleConfig, path: Path) -> None:
+    """Write one vehicle's file, the inverse of `load_vehicle_config`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(to_table(config), indent=2) + "\n", encoding="utf-8")
+
+
+def save_fleet(paths: Sequence[Path], path: Path) -> None:
+    """Write the list that gives a vehicle to each partition of Flower's own simulation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([str(each) for each in paths], indent=2) + "\n", encoding="utf-8")
+
+
+def vehicle_of(context: Context) -> VehicleConfig:
+    """The vehicle that a Flower node is.
+
+    Raises:
+        VehicleConfigError: Neither the node nor the run says which one.
+    """
+    own = context.node_config.get(NODE_CONFIG_KEY)
+    if own is not None:
+        return load_vehicle_config(Path(str(own)))
+    fleet, partition = (
+        context.run_config.get(FLEET_CONFIG_KEY),
+        context.node_config.get("partition-id"),
+    )
+    if fleet is None or not isinstance(partition, int):
+        raise VehicleConfigError(
+            f"node {context.node_id} does not know which vehicle it is: start it with "
+            f"--node-config '{NODE_CONFIG_KEY}=\"/path/to/vehicle.json\"'"
+        )
+    paths = _read_json(Path(str(fleet)), list)
+    if not 0 <= partition < len(paths):
+        raise VehicleConfigError(
+            f"{fleet}: lists {len(paths)} vehicles, but this node is partition {partition}"
+        )
+    return load_vehicle_config(Path(str(fleet)).parent / str(paths[partition]))
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise VehicleConfigError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise VehicleConfigError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise VehicleConfigError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
+    return value

@@ -1,0 +1,77 @@
+"""Recordings and networks kept between messages, so that a round pays for training and no more.
+
+Bounded, because one process of a simulation plays hundreds of vehicles: frames are memory maps,
+whose pages the system takes back, and the least recently used vehicle is let go.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from convoy_driving.data_config import DataConfig
+from convoy_driving.dataset import VehicleDataset, load_vehicle
+from convoy_driving.models.driving_model import DrivingModel
+from convoy_driving.models.registry import ModelConfig, build_model
+from convoy_edge_client.vehicle_config import VehicleConfig
+
+_DatasetKey = tuple[VehicleConfig, DataConfig]
+_ModelKey = tuple[ModelConfig, int, int, str]
+
+
+class WarmCache:
+    """What one process keeps; safe to use from several threads."""
+
+    def __init__(self, *, vehicles: int = 32, idle_models: int = 4) -> None:
+        """Keep at most so many vehicles, and so many networks that nobody trains right now."""
+        self._vehicles = vehicles
+        self._idle_models = idle_models
+        self._datasets: OrderedDict[_DatasetKey, VehicleDataset] = OrderedDict()
+        self._models: list[tuple[_ModelKey, DrivingModel]] = []
+        self._lock = threading.Lock()
+
+    def dataset(self, vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
+        """The vehicle's recordings, decoded at most once ever and opened at most once in a while.
+
+        Raises:
+            RecordingsMissingError: They are not where the configuration says.
+        """
+        paths = vehicle.recording_paths
+        key = (vehicle, data)
+        with self._lock:
+            if key in self._datasets:
+                self._datasets.move_to_end(key)
+                return self._datasets[key]
+        loaded = load_vehicle(vehicle.vehicle_id, paths, data, vehicle.cache_path)
+        with self._lock:
+            self._datasets[key] = loaded
+            while len(self._datasets) > self._vehicles:
+                self._datasets.popitem(last=False)
+        return loaded
+
+    @contextmanager
+    def model(
+        self, config: ModelConfig, frame_height: int, frame_width: int, device: str
+    ) -> Iterator[DrivingModel]:
+        """A network nobody else uses meanwhile; its parameters are those its last user left."""
+        key = (config, frame_height, frame_width, device)
+        model = self._take_model(key)
+        if model is None:
+            # The seed is of no consequence: the global model replaces every parameter.
+            model = build_model(config, frame_height, frame_width, seed=0).to(device)
+        try:
+            yield model
+        finally:
+            self._give_back_model(key, model)
+
+    def _take_model(self, key: _ModelKey) -> DrivingModel | None:
+        with self._lock:
+            for index, (idle_key, _) in enumerate(self._models):
+                if idle_key == key:
+                    return self._models.pop(index)[1]
+        return None
+
+    def _give_back_model(self, key: _ModelKey, model: DrivingModel) -> None:
+        with self._lock:
+            self._models.append((key, model))
+            del self._models[: -self._idle_models]

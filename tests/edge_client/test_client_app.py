@@ -1,0 +1,286 @@
+"""The vehicle's ClientApp: what it answers, that it is repeatable, and what it refuses."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from small_fleet import DATA
+
+from convoy_driving.evaluation import evaluate, torch_predictor
+from convoy_driving.models.registry import ModelConfig, build_model
+from convoy_driving.parameters import flatten, schema_of, unflatten
+from convoy_edge_client.app import make_client_app
+from convoy_edge_client.errors import RefusedInstructionsError
+from convoy_edge_client.instructions import read_settings
+from convoy_edge_client.vehicle_config import load_vehicle_config
+from convoy_edge_client.warm_cache import WarmCache
+from convoy_protos.envelope import UPDATE_METRICS, unpack
+from convoy_protos.errors import MalformedMessageError, SettingsError
+from convoy_protos.flower_messages import (
+    instructions_content,
+    model_array,
+    read_evaluation,
+    read_profile,
+    read_update,
+)
+from convoy_protos.settings import to_table
+from convoy_protos.v1.federation_pb2 import RoundInstructions
+from convoy_simulation.flower_internals import make_context, server_identity
+
+MODEL = ModelConfig(width=0.2)
+HYPER = {"learning_rate": 0.02, "batch_size": 16, "local_epochs": 1}
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread():
+    """The app sets torch's threads; give them back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build_model(MODEL, DATA.frame_height, DATA.frame_width, seed=1)
+
+
+@pytest.fixture(scope="module", name="global_N")
+def parameters_at_the_start(network):
+    return flatten(network)
+
+
+@pytest.fixture(scope="module")
+def ask(network, global_N, small_fleet):
+    """Sends a message of some type to a vehicle of the small fleet, or to a given context."""
+    app = make_client_app()
+
+    def send(kind, vehicle="car0", *, training=(), privacy=(), context=None, app=app, **changes):
+        instructions = RoundInstructions(
+            run_id="run-1",
+            round=2,
+            seed=7,
+            schema_digest=schema_of(network).digest,
+            model_digest=hashlib.sha256(global_N.tobytes()).digest(),
+            codec="float32/1",
+            settings_json=json.dumps(
+                {
+                    "data": to_table(DATA),
+                    "model": to_table(MODEL),
+                    "training": {**HYPER, **dict(training)},
+                    "privacy": dict(privacy),
+                }
+            ),
+        )
+        for name, value in changes.items():
+            setattr(instructions, name, value)
+        if context is None:
+            context = make_context(5, {"vehicle-config": str(small_fleet.vehicles[vehicle])})
+        content = instructions_content(instructions, model_array(global_N))
+        with server_identity():
+            return app(Message(content, 5, kind), context).content
+
+    return send
+
+
+def trained(ask, *args, **kwargs):
+    """Header and update of a training reply."""
+    header, payload = unpack(read_update(ask("train", *args, **kwargs)))
+    return header, np.frombuffer(payload, "<f4")
+
+
+def test_training_answers_with_a_complete_header(ask, global_N, network):
+    header, update_N = trained(ask, "car3")
+
+    assert (header.run_id, header.round, header.vehicle_id) == ("run-1", 2, "car3")
+    assert header.schema_digest == schema_of(network).digest
+    assert (header.codec, header.parameter_count) == ("float32/1", global_N.size)
+    assert 0 < header.example_count < 60
+    assert set(header.metrics) == UPDATE_METRICS
+    assert np.isfinite(header.metrics["train_loss"])
+    assert np.linalg.norm(update_N) > 0
+
+
+def test_the_update_is_where_training_leads_from_the_global_model(ask, small_fleet, global_N):
+    """Added to the global model, several rounds of one vehicle's updates learn its own laps."""
+    _, update_N = trained(ask, training={"local_epochs": 30})
+    model = build_model(MODEL, DATA.frame_height, DATA.frame_width, seed=99)
+    vehicle = load_vehicle_config(small_fleet.vehicles["car0"])
+    dataset = WarmCache().dataset(vehicle, DATA)
+
+    unflatten(global_N + update_N, model)
+    after = evaluate(torch_predictor(model), dataset, dataset.train_indices)
+
+    assert after.balanced_accuracy > 0.9
+
+
+def test_the_same_instructions_give_the_same_bytes_whatever_ran_before(ask):
+    first = read_update(ask("train"))
+    torch.manual_seed(12345)
+    ask("train", "car1")
+    ask("evaluate", "car2")
+
+    assert read_update(ask("train")) == first
+    assert read_update(ask("train", app=make_client_app())) == first
+
+
+@pytest.mark.parametrize("change", [{"round": 3}, {"seed": 8}])
+def test_another_round_or_seed_trains_in_another_order(ask, change):
+    assert not np.array_equal(trained(ask)[1], trained(ask, **change)[1])
+
+
+def test_frozen_layers_do_not_move(ask, network):
+    schema = schema_of(network)
+    first, size = schema.names[0], schema.sizes[0]
+
+    _, update_N = trained(ask, training={"freeze": [first]})
+
+    assert not update_N[:size].any()
+    assert update_N[size:].any()
+
+
+def test_the_proximal_term_keeps_the_update_short(ask):
+    far = {"local_epochs": 10}
+
+    free_N = trained(ask, training=far)[1]
+    held_N = trained(ask, training={**far, "proximal_mu": 10.0})[1]
+
+    assert np.linalg.norm(held_N) < 0.7 * np.linalg.norm(free_N)
+
+
+def test_updates_are_clipped_when_asked(ask):
+    _, update_N = trained(ask, privacy={"clip_norm": 0.01})
+
+    assert np.linalg.norm(update_N) == pytest.approx(0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked"),
+    [
+        ({"augment": False}, {"mirror": True, "brightness": 0.5, "shift": 0.1}),
+        ({"mirror": False}, {"mirror": True}),
+    ],
+)
+def test_the_server_cannot_switch_on_what_the_vehicle_switched_off(
+    ask, small_fleet, tmp_path, own, asked
+):
+    table = json.loads(small_fleet.vehicles["car0"].read_text())
+    (tmp_path / "strict.json").write_text(json.dumps({**table, **own}))
+    strict = make_context(5, {"vehicle-config": str(tmp_path / "strict.json")})
+    off = {"mirror": False, "brightness": 0.0, "shift": 0.0}
+
+    with_wishes = read_update(ask("train", context=strict, training={**off, **asked}))
+
+    assert with_wishes == read_update(ask("train", training=off))
+    assert with_wishes != read_update(ask("train", training={**off, **asked}))
+
+
+def test_evaluation_counts_the_held_back_examples(ask, small_fleet, network):
+    evaluation = read_evaluation(ask("evaluate", "car4"))
+
+    vehicle = load_vehicle_config(small_fleet.vehicles["car4"])
+    dataset = WarmCache().dataset(vehicle, DATA)
+    counts = evaluate(torch_predictor(network), dataset, dataset.held_indices)
+    assert (evaluation.run_id, evaluation.round, evaluation.vehicle_id) == ("run-1", 2, "car4")
+    assert tuple(evaluation.class_examples) == counts.class_examples
+    assert tuple(evaluation.class_correct) == counts.class_correct
+    assert evaluation.loss_sum == pytest.approx(counts.loss_sum)
+    assert evaluation.throttle_absolute_error_sum == pytest.approx(
+        counts.throttle_absolute_error_sum
+    )
+    assert evaluation.train_examples == len(dataset.train_indices)
+
+
+def test_a_profile_tells_who_is_there_and_how_much_it_could_train_on(small_fleet):
+    run = json.dumps({"data": to_table(DATA)})
+    context = make_context(
+        5, {"vehicle-config": str(small_fleet.vehicles["car1"])}, {"convoy-run": run}
+    )
+
+    with server_identity():
+        reply = make_client_app()(Message(RecordDict(), 5, "query.profile"), context)
+
+    profile = read_profile(reply.content)
+    assert profile.vehicle_id == "car1"
+    assert profile.train_examples == sum(profile.class_examples) > 0
+    assert all(profile.class_examples)
+
+
+@pytest.mark.parametrize("run", ["{", "[]", '{"model": {}}'])
+def test_a_profile_of_a_run_that_does_not_say_how_to_read_recordings_is_refused(small_fleet, run):
+    context = make_context(
+        5, {"vehicle-config": str(small_fleet.vehicles["car1"])}, {"convoy-run": run}
+    )
+
+    with server_identity(), pytest.raises(SettingsError, match="convoy-run"):
+        make_client_app()(Message(RecordDict(), 5, "query.profile"), context)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"model_digest": b"other"}, RefusedInstructionsError, "digest announced"),
+        ({"schema_digest": b"other"}, RefusedInstructionsError, "same version of convoy"),
+        ({"settings_json": "{"}, SettingsError, "not JSON"),
+        ({"settings_json": "[]"}, SettingsError, "not a JSON object"),
+        ({"settings_json": '{"paths": {}}'}, SettingsError, "unknown key 'paths'"),
+        ({"settings_json": '{"model": {"width": 0.3}}'}, RefusedInstructionsError, "parameters"),
+    ],
+)
+def test_bad_instructions_are_refused_by_name(ask, kind, change, error, words):
+    with pytest.raises(error, match=words):
+        ask(kind, **change)
+
+
+def test_an_unknown_codec_is_refused(ask):
+    with pytest.raises(ValueError, match="codec must be one of"):
+        ask("train", codec="float16/9")
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_message_without_instructions_is_malformed(small_fleet, kind):
+    context = make_context(5, {"vehicle-config": str(small_fleet.vehicles["car0"])})
+
+    with server_identity(), pytest.raises(MalformedMessageError, match="no 'instructions'"):
+        make_client_app()(Message(RecordDict(), 5, kind), context)
+
+
+def test_settings_that_are_not_sent_have_their_defaults():
+    assert read_settings("{}").model == ModelConfig()
+
+
+def test_only_a_few_of_many_vehicles_stay_open(small_fleet):
+    warm = WarmCache(vehicles=2)
+    vehicles = [load_vehicle_config(path) for path in small_fleet.vehicles.values()]
+
+    first = [warm.dataset(vehicle, DATA) for vehicle in vehicles]
+
+    assert warm.dataset(vehicles[5], DATA) is first[5]
+    assert warm.dataset(vehicles[4], DATA) is first[4]
+    assert warm.dataset(vehicles[0], DATA) is not first[0]
+
+
+def test_a_network_in_use_is_given_to_nobody_else():
+    warm = WarmCache(idle_models=1)
+    key = (MODEL, 32, 32, "cpu")
+
+    with warm.model(*key) as one, warm.model(*key) as other:
+        assert one is not other
+    with warm.model(*key) as again:
+        assert again is one  # given back last; only one idle network is kept
+        with warm.model(*key) as fresh:
+            assert fresh is not other
+
+
+def test_the_package_itself_is_light():
+    """`flwr run` imports it on every call, only to see that it is there."""
+    code = "import sys, convoy_edge_client; print('torch' in sys.modules, 'flwr' in sys.modules)"
+
+    seen = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert seen.stdout.split() == ["False", "False"]

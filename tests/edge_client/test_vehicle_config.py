@@ -1,0 +1,122 @@
+"""A vehicle's own configuration: found through Flower, strict, and clear when something is wrong."""
+
+import json
+
+import pytest
+
+from convoy_edge_client.errors import RecordingsMissingError, VehicleConfigError
+from convoy_edge_client.vehicle_config import (
+    VehicleConfig,
+    load_vehicle_config,
+    save_fleet,
+    save_vehicle_config,
+    vehicle_of,
+)
+from convoy_protos.errors import SettingsError
+from convoy_simulation.flower_internals import make_context
+
+
+def test_a_configuration_comes_back_as_it_was_saved(tmp_path):
+    config = VehicleConfig(
+        vehicle_id="van-7",
+        recordings=(str(tmp_path / "monday"), str(tmp_path / "tuesday")),
+        cache_dir=str(tmp_path / "cache"),
+        mirror=False,
+        device="cuda:1",
+        torch_threads=2,
+    )
+
+    save_vehicle_config(config, tmp_path / "deep" / "van-7.json")
+
+    assert load_vehicle_config(tmp_path / "deep" / "van-7.json") == config
+
+
+def test_relative_paths_start_at_the_file(tmp_path):
+    written = {"vehicle_id": "van-7", "recordings": ["tubs/monday"], "cache_dir": "cache"}
+    (tmp_path / "van-7.json").write_text(json.dumps(written))
+
+    config = load_vehicle_config(tmp_path / "van-7.json")
+
+    assert config.recordings == (str(tmp_path / "tubs/monday"),)
+    assert config.cache_dir == str(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        (None, VehicleConfigError, "no such file"),
+        ("{", VehicleConfigError, "cannot be read as JSON"),
+        ("[]", VehicleConfigError, "expected a JSON object"),
+        ('{"vehicle_id": "a", "recordings": [], "cache_dir": "c"}', SettingsError, "at least one"),
+        ('{"vehicle_id": "", "recordings": ["r"], "cache_dir": "c"}', SettingsError, "be empty"),
+        ('{"vehicle_id": "a", "recording": ["r"]}', SettingsError, "did you mean 'recordings'"),
+        (
+            '{"vehicle_id": "a", "recordings": ["r"], "cache_dir": "c", "torch_threads": 0}',
+            SettingsError,
+            "torch_threads must be at least 1, got 0",
+        ),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, error, words):
+    path = tmp_path / "van.json"
+    if text is not None:
+        path.write_text(text)
+
+    with pytest.raises(error, match=words) as caught:
+        load_vehicle_config(path)
+
+    assert str(path) in str(caught.value)
+
+
+def test_missing_recordings_name_the_vehicle_and_the_path(tmp_path):
+    config = VehicleConfig(
+        vehicle_id="van-7", recordings=(str(tmp_path / "gone"),), cache_dir="cache"
+    )
+
+    with pytest.raises(RecordingsMissingError, match=f"vehicle van-7: .*{tmp_path}/gone"):
+        _ = config.recording_paths
+
+
+def test_a_node_may_name_its_vehicle_itself(small_fleet):
+    context = make_context(5, {"vehicle-config": str(small_fleet.vehicles["car2"])})
+
+    assert vehicle_of(context).vehicle_id == "car2"
+
+
+def test_a_numbered_node_finds_its_vehicle_in_the_list_of_the_run(small_fleet):
+    run_config = {"convoy-fleet": str(small_fleet.fleet_file)}
+
+    ids = [
+        vehicle_of(make_context(5, {"partition-id": index}, run_config)).vehicle_id
+        for index in range(6)
+    ]
+
+    assert ids == [f"car{index}" for index in range(6)]
+
+
+def test_a_list_may_name_its_files_relative_to_itself(tmp_path):
+    config = VehicleConfig(vehicle_id="van-7", recordings=("r",), cache_dir="c")
+    save_vehicle_config(config, tmp_path / "vehicles" / "van-7.json")
+    (tmp_path / "fleet.json").write_text('["vehicles/van-7.json"]')
+
+    context = make_context(5, {"partition-id": 0}, {"convoy-fleet": str(tmp_path / "fleet.json")})
+
+    assert vehicle_of(context).vehicle_id == "van-7"
+
+
+@pytest.mark.parametrize(
+    ("node_config", "with_fleet", "words"),
+    [
+        ({}, False, "node 5 does not know which vehicle it is"),
+        ({"partition-id": 0}, False, "does not know which vehicle"),
+        ({}, True, "does not know which vehicle"),
+        ({"partition-id": 3}, True, "lists 1 vehicles, but this node is partition 3"),
+        ({"partition-id": -1}, True, "lists 1 vehicles, but this node is partition -1"),
+    ],
+)
+def test_a_node_without_a_vehicle_is_told_how_to_get_one(tmp_path, node_config, with_fleet, words):
+    save_fleet([tmp_path / "van.json"], tmp_path / "fleet.json")
+    run_config = {"convoy-fleet": str(tmp_path / "fleet.json")} if with_fleet else {}
+
+    with pytest.raises(VehicleConfigError, match=words):
+        vehicle_of(make_context(5, node_config, run_config))
