@@ -3,11 +3,11 @@
 ConvoyError
   UsageError
     RunExistsError        the run directory already holds a run, and neither resume nor overwrite was asked
-    NothingToResumeError  resume was asked and the directory holds no checkpoint
     ChangedRunError       resume was asked with other settings than the run began with
     BrokenAuditError      audit.jsonl is not what the server wrote; names the first bad line
   JobFailedError
     StorageError          the run directory cannot be written (disk full, no permission)
+    BrokenCheckpointError a checkpoint is not what this version writes
     NoVehiclesError       nobody answered
     TooManyAbandonedRoundsError  rounds kept missing their quorum
     RunInterruptedError   the run was stopped by Ctrl-C after `last_round` finished rounds
@@ -28,13 +28,6 @@ class RunExistsError(UsageError):
             f"{out}: holds a run already; continue it with --resume, start over with --overwrite, "
             "or choose another directory"
         )
-
-
-class NothingToResumeError(UsageError):
-    """The directory holds no checkpoint."""
-
-    def __init__(self, out: Path) -> None:
-        super().__init__(f"{out}: no finished round to resume from; start without --resume")
 
 
 class ChangedRunError(UsageError):
@@ -66,6 +59,10 @@ class StorageError(JobFailedError):
             "make room or fix the permission, then run again with --resume"
         )
         self.path = path
+
+
+class BrokenCheckpointError(JobFailedError):
+    """A checkpoint is not what this version writes."""
 
 
 class NoVehiclesError(JobFailedError):

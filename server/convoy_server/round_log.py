@@ -1,6 +1,7 @@
 """One line of rounds.jsonl a round: what happened, in counts, bytes and scores."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,13 +35,14 @@ class RoundRecord:
 
     Attributes:
         outcome: "abandoned" where the global model is that of the round before.
+        abandoned_because: One line; None for a round that is done.
         invited: Clients asked to train.
         completed: Updates in the sum.
         lost: Clients that never answered.
         surplus: Clients no longer needed when the round closed.
         rejected: Refused updates by reason.
-        uplink_bytes: Content of every reply of the round as it came, envelope included.
-        downlink_bytes: Content of every message of the round as it was sent.
+        uplink_bytes: Content of every reply to train and evaluate as it came, envelope included.
+        downlink_bytes: Content of every message of train and evaluate as it was sent.
         wall_s: Real time.
         virtual_s: Time on the simulated network.
         train_loss: Mean over the accepted updates, weighted by their examples.
@@ -57,6 +59,7 @@ class RoundRecord:
 
     round: int
     outcome: Literal["done", "abandoned"]
+    abandoned_because: str | None = None
     invited: int
     completed: int
     lost: int
@@ -81,6 +84,11 @@ class RoundRecord:
 def to_line(record: RoundRecord) -> str:
     """JSON without a line break; the same record gives the same bytes."""
     return json.dumps(dataclasses.asdict(record), allow_nan=False)
+
+
+def line_digest(line: str) -> str:
+    """SHA-256 of a line, hex; the audit log's event "round" carries it."""
+    return hashlib.sha256(line.encode()).hexdigest()
 
 
 def from_line(line: str) -> RoundRecord:

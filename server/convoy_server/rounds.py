@@ -29,10 +29,10 @@ class Phase(Enum):
 
 
 _BOUNDS: Final = (
-    ("rounds max_abandoned_in_a_row evaluate_every", 1, 10**9),
+    ("rounds min_vehicles max_abandoned_in_a_row evaluate_every", 1, 10**9),
     ("max_examples", 1, 2**27),
     ("cohort_size quorum averaged_rounds evaluation_cohort", 0, 10**9),
-    ("deadline_s profile_deadline_s", 0.001, 1e9),
+    ("deadline_s join_deadline_s", 0.001, 1e9),
     ("over_selection", 1.0, 1e3),
     ("server_learning_rate tau", 1e-12, 1e12),
     ("server_momentum beta_1 beta_2", 0.0, 1.0 - 1e-6),
@@ -51,7 +51,8 @@ class RoundConfig:
         quorum: Accepted updates without which the round is abandoned; 0 means more than half of
             the wanted ones.
         deadline_s: Seconds after which updates are no longer waited for.
-        profile_deadline_s: Seconds that a vehicle has to introduce itself.
+        min_vehicles: Vehicles to wait for before the first round.
+        join_deadline_s: Seconds to wait for them, and for a vehicle to introduce itself.
         max_abandoned_in_a_row: The run ends after so many abandoned rounds one after another.
         max_examples: A vehicle that claims more training examples is refused.
         weighting: An update weighs as many examples as it was trained on, or every one the same.
@@ -75,7 +76,8 @@ class RoundConfig:
     over_selection: float = 1.0
     quorum: int = 0
     deadline_s: float = 600.0
-    profile_deadline_s: float = 60.0
+    min_vehicles: int = 1
+    join_deadline_s: float = 60.0
     max_abandoned_in_a_row: int = 3
     max_examples: int = 1_000_000
     weighting: Literal["examples", "equal"] = "examples"
@@ -151,7 +153,8 @@ class RoundState:
     @property
     def surplus(self) -> tuple[str, ...]:
         """Who was invited and no longer needed."""
-        return tuple(v for v in self.cohort if v not in self.answered and v not in self.lost)
+        settled = self.answered | set(self.lost)
+        return tuple(vehicle for vehicle in self.cohort if vehicle not in settled)
 
 
 def begin(number: int, fleet_size: int, config: RoundConfig) -> RoundState:
@@ -201,6 +204,15 @@ def finish(state: RoundState, *, aggregated: bool) -> RoundState:
     """The global model stepped, or the sum was of no use: AGGREGATE -> DONE or ABANDONED."""
     _expect(state, Phase.AGGREGATE)
     return _move(state, Phase.DONE if aggregated else Phase.ABANDONED)
+
+
+def why_abandoned(state: RoundState) -> str:
+    """One line for the user."""
+    if len(state.cohort) < state.quorum:
+        return f"{len(state.cohort)} vehicles could be invited, quorum {state.quorum}"
+    if len(state.accepted) < state.quorum:
+        return f"{len(state.accepted)} updates were accepted, quorum {state.quorum}"
+    return "the mean of the accepted updates makes the model infinite"
 
 
 def _end_of_training(state: RoundState) -> RoundState:

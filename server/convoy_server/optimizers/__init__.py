@@ -1,0 +1,1 @@
+"""Server optimizers: how the mean update of a round becomes the next global model."""

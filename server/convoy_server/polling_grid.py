@@ -1,0 +1,97 @@
+"""Any Flower grid, read one reply at a time.
+
+Flower's own grids return a list that holds every reply of the cohort, and look for replies every
+three seconds. This one asks for one message at a time, often while replies come and seldom while
+none do, and hands each over before it asks for the next.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+FIRST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 2.0
+
+
+class PollingGrid(Grid):
+    """Wraps a grid; `send_and_receive` is a generator."""
+
+    streams_replies = True
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._grid = grid
+        self._now_s = now_s
+        self._sleep = sleep
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Send all, then yield replies as they come, until all came or `timeout` seconds passed.
+
+        A message that could not be sent has no reply.
+        """
+        end_s = None if timeout is None else self._now_s() + timeout
+        # Flower's grid puts None in place of what it could not push.
+        waiting = [key for key in self._grid.push_messages(list(messages)) if key]
+        pause_s = FIRST_PAUSE_S
+        while waiting and (end_s is None or self._now_s() < end_s):
+            begin_s = self._now_s()
+            answered: set[str] = set()
+            for key in waiting:
+                for reply in self._grid.pull_messages([key]):
+                    answered.add(key)
+                    yield reply
+            waiting = [key for key in waiting if key not in answered]
+            if not waiting:
+                return
+            # A sweep over many vehicles takes time itself: never poll more than half of it.
+            sweep_s = self._now_s() - begin_s
+            pause_s = FIRST_PAUSE_S if answered else min(2.0 * pause_s, LONGEST_PAUSE_S)
+            left_s = pause_s if end_s is None else max(0.0, end_s - self._now_s())
+            self._sleep(min(max(pause_s, sweep_s), left_s))
+
+    def set_run(self, run: Any) -> None:
+        """As the wrapped grid; Flower does not publish the type of a run."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """As the wrapped grid."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """As the wrapped grid."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """As the wrapped grid."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As the wrapped grid."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As the wrapped grid."""
+        return self._grid.pull_messages(message_ids)
+
+
+def streaming(grid: Grid) -> Grid:
+    """The grid itself if it hands replies over one by one, else wrapped."""
+    return grid if getattr(grid, "streams_replies", False) else PollingGrid(grid)
