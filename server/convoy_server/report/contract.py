@@ -137,18 +137,28 @@ class LatencyMs:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """The vehicle's file and whether it passed its gates."""
+    """The vehicle's file and whether it passed its gates.
+
+    Figures are None where a refused release did not get that far.
+
+    Attributes:
+        sha256: Of model.int8.onnx.
+        reasons: Why it was refused, in words.
+        warnings: What a person should know although it was not refused.
+    """
 
     accepted: bool
     gates: tuple[Gate, ...]
     teacher_parameters: int
     student_parameters: int
-    fp32_bytes: int
-    int8_bytes: int
-    fp32_balanced_accuracy: float
-    int8_balanced_accuracy: float
+    fp32_bytes: int | None
+    int8_bytes: int | None
+    fp32_balanced_accuracy: float | None
+    int8_balanced_accuracy: float | None
     latency_ms: LatencyMs
-    sha256: str
+    sha256: str | None
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +233,7 @@ class Report:
 
     Attributes:
         scenario: Its name.
+        cpu_s: Processor seconds of all processes; None while the run goes on.
         peak_rss_bytes: Most resident memory of the process tree; None where it cannot be measured.
         curves: Learning curves by name: federated, single_vehicle, central.
         rounds_planned: Rounds that the scenario asks for.
@@ -233,13 +244,13 @@ class Report:
     scenario: str
     seed: int
     wall_s: float
-    cpu_s: float
+    cpu_s: float | None
     peak_rss_bytes: int | None
     fleet: Fleet
     rounds: tuple[RoundRecord, ...]
     final: Final | None
     baselines: Baselines
-    update: Update
+    update: Update | None
     privacy: Privacy
     release: Release | None
     closed_loop: Mapping[str, Mapping[str, DriveScore]] | None
