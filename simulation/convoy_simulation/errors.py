@@ -3,6 +3,7 @@
 ConvoyError
   SimulationError               base of what goes wrong in simulating
     ClientVanishedError         a simulated client goes silent: nothing comes back, ever
+    InjectedFaultError          a simulated client fails because the scenario says so
   JobFailedError                (convoy_protos.errors: exit code 1)
     WorkerStartError            a worker process cannot even build the client app
 """
@@ -16,6 +17,10 @@ class SimulationError(ConvoyError):
 
 class ClientVanishedError(SimulationError):
     """A simulated client goes silent: nothing comes back, ever."""
+
+
+class InjectedFaultError(SimulationError):
+    """A simulated client fails because the scenario says so."""
 
 
 class WorkerStartError(JobFailedError):

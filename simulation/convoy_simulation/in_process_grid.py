@@ -13,7 +13,7 @@ simulated run repeatable and as large as one likes:
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -129,7 +129,7 @@ class InProcessGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages; as many as there are workers start to run."""
-        keys = [self._enqueue(message, limit_s=None) for message in messages]
+        keys = [self._enqueue(self._name(message), limit_s=None) for message in messages]
         self._fill()
         return keys
 
@@ -148,11 +148,12 @@ class InProcessGrid(Grid):
         not begun are not run.
 
         Args:
-            messages: Consumed as clients start.
+            messages: A sequence gets its message ids at once, any other iterable as clients start.
             timeout: Seconds that a client may take by its own clock; a later reply is dropped.
         """
         ahead = 2 * self._engine.parallelism
-        rest = iter(messages)
+        named = map(self._name, messages)
+        rest = iter(list(named)) if isinstance(messages, Sequence) else named
         keys: deque[str] = deque()
         try:
             while True:
@@ -169,12 +170,15 @@ class InProcessGrid(Grid):
         finally:
             self._abandon(set(keys))
 
-    def _enqueue(self, message: Message, limit_s: float | None) -> str:
+    def _name(self, message: Message) -> Message:
         node_id = message.metadata.dst_node_id
         if node_id not in self._nodes:
             raise ValueError(f"there is no node {node_id}; get_node_ids() lists them")
-        key = f"{self._run.run_id}-{next(self._numbers)}"
-        set_message_id(message, key)
+        set_message_id(message, f"{self._run.run_id}-{next(self._numbers)}")
+        return message
+
+    def _enqueue(self, message: Message, limit_s: float | None) -> str:
+        key = message.metadata.message_id
         self._open[key] = message
         self._waiting.append(_Request(key, limit_s))
         return key

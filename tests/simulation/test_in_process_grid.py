@@ -63,6 +63,19 @@ def test_replies_come_in_the_order_of_the_messages(open_grid, engine, workers):
 
 
 @every_engine
+def test_all_messages_have_their_ids_when_the_first_reply_comes(open_grid, engine, workers):
+    """A server makes its table of who was asked what then."""
+    grid = open_grid(engine, workers)
+    messages = orders(10)
+
+    replies = grid.send_and_receive(messages)
+    next(replies)
+    replies.close()
+
+    assert len({message.metadata.message_id for message in messages} - {""}) == 10
+
+
+@every_engine
 def test_clients_see_their_own_node_and_the_run(open_grid, engine, workers):
     grid = open_grid(engine, workers, run_config={"run": "demo"})
 
