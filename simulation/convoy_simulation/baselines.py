@@ -18,20 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convoy_driving.data_config import DataConfig
 from convoy_driving.dataset import VehicleDataset, pool
 from convoy_driving.evaluation import evaluate, torch_predictor
 from convoy_driving.models.driving_model import DrivingModel
-from convoy_driving.models.registry import ModelConfig, build_model
-from convoy_driving.parameters import (
-    flatten,
-    load_parameters,
-    save_parameters,
-    schema_of,
-    unflatten,
-)
-from convoy_driving.training import TrainingConfig, train, vehicle_seed
+from convoy_driving.models.registry import build_model
+from convoy_driving.parameters import ParameterSchema, flatten, save_parameters, unflatten
+from convoy_driving.training import train, vehicle_seed
 from convoy_edge_client.vehicle_config import VehicleConfig
+from convoy_server.app import initial_model
+from convoy_server.run_config import RunConfig
 from convoy_simulation.vehicles import load
 from convoy_simulation.worker_pool import Progress, run_jobs
 
@@ -101,12 +96,9 @@ class BaselineJob:
     name: str
     trains_on: tuple[str, ...]
     fleet: tuple[VehicleConfig, ...]
-    data: DataConfig
-    model: ModelConfig
-    training: TrainingConfig
+    run: RunConfig
     epochs: int
     curve_points: int
-    seed: int
     folder: Path
 
 
@@ -124,15 +116,7 @@ def train_baselines(
 
 
 def baseline_jobs(
-    config: BaselineConfig,
-    *,
-    fleet: Sequence[VehicleConfig],
-    data: DataConfig,
-    model: ModelConfig,
-    training: TrainingConfig,
-    federated_epochs: int,
-    seed: int,
-    folder: Path,
+    config: BaselineConfig, run: RunConfig, fleet: Sequence[VehicleConfig], folder: Path
 ) -> list[BaselineJob]:
     """One job for all recordings together, then one for each vehicle alone."""
     everyone = tuple(vehicle.vehicle_id for vehicle in fleet)
@@ -142,12 +126,9 @@ def baseline_jobs(
             name=name,
             trains_on=trains_on,
             fleet=tuple(fleet),
-            data=data,
-            model=model,
-            training=replace(training, proximal_mu=0.0),
-            epochs=config.epochs or federated_epochs,
+            run=run,
+            epochs=config.epochs or run.round.rounds * run.training.local_epochs,
             curve_points=config.curve_points,
-            seed=seed,
             folder=folder,
         )
         for name, trains_on in [(CENTRAL, everyone), *alone]
@@ -163,11 +144,10 @@ def train_or_read(job: BaselineJob) -> Baseline:
         if kept["job"] == _fingerprint(job):
             curve = [CurvePoint(**point) for point in kept["curve"]]
             return Baseline(name=job.name, curve=curve, path=parameters)
-    curve, best_N = train_baseline(job)
+    curve, best_N, schema = train_baseline(job)
     job.folder.mkdir(parents=True, exist_ok=True)
-    model = build_model(job.model, job.data.frame_height, job.data.frame_width, job.seed)
     partial = parameters.with_suffix(".partial")
-    save_parameters(best_N, schema_of(model), partial, {"convoy.baseline": job.name})
+    save_parameters(best_N, schema, partial, {"convoy.baseline": job.name})
     partial.replace(parameters)
     # The curve is written last: it vouches for the parameters beside it.
     partial.write_text(
@@ -177,18 +157,20 @@ def train_or_read(job: BaselineJob) -> Baseline:
     return Baseline(name=job.name, curve=curve, path=parameters)
 
 
-def train_baseline(job: BaselineJob) -> tuple[list[CurvePoint], NDArray[np.float32]]:
+def train_baseline(
+    job: BaselineJob,
+) -> tuple[list[CurvePoint], NDArray[np.float32], ParameterSchema]:
     """Train on one thread; returns the curve and the parameters (N,) at its best point."""
     torch.set_num_threads(1)
-    datasets = {vehicle.vehicle_id: load(vehicle, job.data) for vehicle in job.fleet}
+    run = job.run
+    datasets = {vehicle.vehicle_id: load(vehicle, run.data) for vehicle in job.fleet}
     own = [datasets[vehicle_id] for vehicle_id in job.trains_on]
     training_data = own[0] if len(own) == 1 else pool(own)
-    model = build_model(job.model, job.data.frame_height, job.data.frame_width, job.seed)
-    if job.training.initial_checkpoint:
-        start_N, _ = load_parameters(Path(job.training.initial_checkpoint))
-        unflatten(start_N, model)
+    start_N, schema = initial_model(run)
+    model = build_model(run.model, run.data.frame_height, run.data.frame_width, run.seed)
+    unflatten(start_N, model)
     curve: list[CurvePoint] = []
-    best_N = flatten(model)
+    best_N = start_N
     judged = judged_epochs(job.epochs, job.curve_points)
 
     def judge(epoch: int, _loss: float) -> None:
@@ -202,12 +184,12 @@ def train_baseline(job: BaselineJob) -> tuple[list[CurvePoint], NDArray[np.float
     train(
         model,
         training_data,
-        job.training,
-        seed=vehicle_seed(job.seed, 0, job.name),
+        replace(run.training, proximal_mu=0.0),
+        seed=vehicle_seed(run.seed, 0, job.name),
         epochs=job.epochs,
         on_epoch=judge,
     )
-    return curve, best_N
+    return curve, best_N, schema
 
 
 def judge_model(

@@ -10,6 +10,8 @@ from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.parameters import load_parameters
 from convoy_driving.training import TrainingConfig
+from convoy_server.rounds import RoundConfig
+from convoy_server.run_config import RunConfig
 from convoy_simulation.baselines import (
     CENTRAL,
     BaselineConfig,
@@ -49,16 +51,14 @@ def fleet(tmp_path):
 
 
 def jobs(fleet, folder: Path, **changes):
-    return baseline_jobs(
-        BaselineConfig(curve_points=2),
-        fleet=fleet,
+    run = RunConfig(
+        seed=1,
         data=SMALL,
         model=ModelConfig(name="slim", width=0.3),
         training=TrainingConfig(batch_size=8, **changes),
-        federated_epochs=4,
-        seed=1,
-        folder=folder,
+        round=RoundConfig(rounds=4),
     )
+    return baseline_jobs(BaselineConfig(curve_points=2), run, fleet, folder)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,11 @@ def test_the_pooled_baseline_comes_first_and_everyone_trains_alone_once(fleet, t
     ]
 
 
-def test_no_baseline_is_held_back_by_a_proximal_term(fleet, tmp_path):
-    assert {job.training.proximal_mu for job in jobs(fleet, tmp_path, proximal_mu=0.1)} == {0.0}
+def test_a_proximal_term_holds_no_baseline_back(fleet, tmp_path):
+    free, pulled = (
+        train_or_read(jobs(fleet, tmp_path / str(mu), proximal_mu=mu)[1]) for mu in (0.0, 5.0)
+    )
+    assert free.path.read_bytes() == pulled.path.read_bytes()
 
 
 @pytest.mark.slow
