@@ -11,7 +11,8 @@ A line is canonical JSON (sorted keys, no spaces) of
 So editing, deleting, inserting and reordering break the chain. Cutting lines off the end does not;
 therefore checkpoint/audit_head.json holds the last line, and is written before the line is appended:
 a crash in between is mended when the log is opened again, and anything else missing is found. Every
-event "round" carries the digest of its line in rounds.jsonl, which is found edited the same way.
+event "round" carries the digest of its line in rounds.jsonl, and "finished" that of model.safetensors:
+editing those is found as well.
 
 Whoever can write both files can write another history: a hash chain proves consistency, not origin.
 """
@@ -29,6 +30,7 @@ from convoy_server.storage import append_line, write_file
 AUDIT_FILE: Final = "audit.jsonl"
 HEAD_FILE: Final = "checkpoint/audit_head.json"
 ROUNDS_FILE: Final = "rounds.jsonl"
+MODEL_FILE: Final = "model.safetensors"
 
 Clock = Callable[[], datetime]
 Event = Mapping[str, Any]
@@ -99,7 +101,7 @@ def open_audit(out: Path, now: Clock) -> AuditLog:
 
 
 def verify_audit(out: Path) -> int:
-    """Check every line of the log, and rounds.jsonl against it.
+    """Check every line of the log, and rounds.jsonl and model.safetensors against it.
 
     Returns:
         How many events the log holds.
@@ -114,6 +116,7 @@ def verify_audit(out: Path) -> int:
     lines = _check_chain(path, data)
     _check_head(path, lines, _read(out / HEAD_FILE))
     _check_rounds(out / ROUNDS_FILE, lines)
+    _check_model(out / MODEL_FILE, lines[-1]["event"])
     return len(lines)
 
 
@@ -181,6 +184,13 @@ def _check_rounds(path: Path, lines: list[dict[str, Any]]) -> None:
             raise BrokenAuditError(path, number, "edited: not the line that the audit log knows")
     if rest or len(encoded) > len(events):
         raise BrokenAuditError(path, len(events) + 1, "a line that the audit log does not know")
+
+
+def _check_model(path: Path, last: dict[str, Any]) -> None:
+    if last.get("kind") != "finished":
+        return
+    if hashlib.sha256(_read(path)).hexdigest() != last["file_sha256"]:
+        raise BrokenAuditError(path, 1, "edited or missing: not the model that the run wrote")
 
 
 def _read(path: Path) -> bytes:

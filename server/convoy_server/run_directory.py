@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from convoy_driving.parameters import ParameterSchema, save_parameters
 from convoy_protos.errors import UsageError
 from convoy_server import storage
-from convoy_server.audit import AUDIT_FILE, ROUNDS_FILE, AuditLog, Clock, open_audit
+from convoy_server.audit import AUDIT_FILE, MODEL_FILE, ROUNDS_FILE, AuditLog, Clock, open_audit
 from convoy_server.checkpoint import (
     CHECKPOINT_FOLDER,
     Checkpoint,
@@ -30,8 +30,6 @@ from convoy_server.errors import ChangedRunError, RunExistsError
 from convoy_server.round_log import RoundRecord, from_line
 
 logger = logging.getLogger(__name__)
-
-MODEL_FILE: Final = "model.safetensors"
 
 _OURS: Final = (CHECKPOINT_FOLDER, ROUNDS_FILE, AUDIT_FILE, MODEL_FILE)
 
