@@ -8,7 +8,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from convoy_protos.errors import JobFailedError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -36,6 +39,9 @@ def run_jobs(
         jobs: In the order in which the results come back; put the long ones first.
         workers: Processes; 1 works here, without starting any; 0 is one a core.
         progress: Called whenever a job is done.
+
+    Raises:
+        JobFailedError: A process died. What `work` raises comes out as it is.
     """
     processes = min(worker_count(workers), len(jobs))
     if processes <= 1:
@@ -51,6 +57,10 @@ def run_jobs(
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 progress(done, len(jobs))
+        except BrokenProcessPool as error:
+            raise JobFailedError(
+                "a worker process died, perhaps for lack of memory; try again with workers = 1"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

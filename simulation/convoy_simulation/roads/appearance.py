@@ -8,6 +8,7 @@ it: appearance is the axis along which a fleet's recordings differ.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -52,28 +53,23 @@ def fog(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
 
 
 def recoloured(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
-    """Another country: sand where grass was, a pale road."""
-    return 255 - picture_HWC[..., [2, 0, 1]]
+    """Another country: red earth where grass was, a road of pale concrete."""
+    mix_CC = np.array([[0.10, 0.06, 0.03], [-0.95, -1.15, -1.35], [0.06, 0.10, 0.12]], np.float32)
+    return _to_bytes(_mixed(picture_HWC, mix_CC, (290.0, 305.0, 315.0)))
 
 
 def glare(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
     """Low sun into the lens: everything overexposed, a white glow at the upper right."""
-    rows, columns = picture_HWC.shape[:2]
-    away_HW = np.hypot(
-        np.arange(rows, dtype=np.float32)[:, None] / rows - 0.1,
-        np.arange(columns, dtype=np.float32)[None, :] / columns - 0.75,
-    )
-    glow_HW1 = 170 * np.exp(-((away_HW / 0.35) ** 2))[..., None]
-    return _to_bytes(
-        picture_HWC * np.float32(1.5) + 30 + glow_HW1 + _noise(picture_HWC.shape, 8.0, rng)
-    )
+    glow_HW1 = _glow(*picture_HWC.shape[:2])
+    noise_HWC = _noise(picture_HWC.shape, 8.0, rng)
+    return _to_bytes(picture_HWC * np.float32(1.5) + glow_HW1 + noise_HWC)
 
 
 def rain(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
     """Rain: little colour, little contrast, bright streaks."""
     rows, columns = picture_HWC.shape[:2]
-    grey_HW1 = picture_HWC.mean(axis=2, keepdims=True, dtype=np.float32)
-    dull_HWC = (0.25 * picture_HWC + 0.75 * grey_HW1) * 0.55 + np.array([18, 24, 34], np.float32)
+    mix_CC = 0.55 * (0.25 * np.eye(3, dtype=np.float32) + np.float32(0.25))
+    dull_HWC = _mixed(picture_HWC, mix_CC, (18.0, 24.0, 34.0))
     streaks = max(1, columns // 4)
     tops, lefts = rng.integers(0, rows, streaks), rng.integers(0, columns, streaks)
     down = np.arange(max(2, rows // 8))
@@ -113,6 +109,22 @@ def appearance_named(name: str) -> Appearance:
     if name not in APPEARANCES:
         raise ValueError(f"appearance must be one of {', '.join(APPEARANCES)}, got {name!r}")
     return APPEARANCES[name]
+
+
+@lru_cache(maxsize=16)
+def _glow(rows: int, columns: int) -> NDArray[np.float32]:
+    """Stray light everywhere, most around the sun at the upper right."""
+    up_H1 = np.arange(rows, dtype=np.float32)[:, None] / rows - 0.1
+    right_1W = np.arange(columns, dtype=np.float32)[None, :] / columns - 0.75
+    glow_HW = 30 + 170 * np.exp(-(up_H1**2 + right_1W**2) / 0.35**2)
+    return np.asarray(glow_HW[..., None], np.float32)
+
+
+def _mixed(
+    picture_HWC: Picture, mix_CC: NDArray[np.float32], offset_C: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """A linear change of colour: one row of `mix_CC` for each of red, green, blue."""
+    return np.asarray(picture_HWC.astype(np.float32) @ mix_CC + np.array(offset_C, np.float32))
 
 
 def _noise(
