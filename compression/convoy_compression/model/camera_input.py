@@ -144,10 +144,10 @@ def _first_convolution(graph: onnx.GraphProto) -> _FirstConvolution | None:
     node = _only_consumer(graph, frames.name)
     while node is not None and node.op_type in _BEFORE_CONVOLUTION:
         if node.op_type not in ("Transpose", "Cast"):
-            constant = constants.get(node.input[1])
-            if constant is None or constant.size != 1:
+            step = _affine(node, constants)
+            if step is None:
                 return None
-            scale, offset = _after(node.op_type, constant.item(), scale, offset)
+            scale, offset = scale * step[0], offset * step[0] + step[1]
         chain.append(node)
         node = _only_consumer(graph, node.output[0])
     kinds = [link.op_type for link in chain]
@@ -182,13 +182,21 @@ def _first_convolution(graph: onnx.GraphProto) -> _FirstConvolution | None:
     return first if _is_exact(first) else None
 
 
-def _after(operation: str, constant: float, scale: float, offset: float) -> tuple[float, float]:
-    """Scale and offset after one more step on scale * u + offset."""
-    if operation == "Mul":
-        return scale * constant, offset * constant
-    if operation == "Div":
-        return scale / constant, offset / constant
-    return scale, offset + (constant if operation == "Add" else -constant)
+def _affine(
+    node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]]
+) -> tuple[float, float] | None:
+    """Factor and summand of a step with one scalar constant; None where it is no such step."""
+    constant = next((constants[name] for name in node.input if name in constants), None)
+    if constant is None or constant.size != 1 or len(node.input) != 2:
+        return None
+    value, comes_first = float(constant.item()), node.input[0] in constants
+    if node.op_type == "Mul":
+        return value, 0.0
+    if node.op_type == "Add":
+        return 1.0, value
+    if node.op_type == "Sub":
+        return (-1.0, value) if comes_first else (1.0, -value)
+    return None if comes_first or value == 0.0 else (1.0 / value, 0.0)
 
 
 def _is_plain(settings: Mapping[str, Any]) -> bool:

@@ -40,6 +40,7 @@ class DistillationConfig:
         temperature: Softens the steering probabilities that the student imitates.
         photometric: Change the light of what the student sees.
         mirror: Show half of the frames mirrored.
+        bfloat16: Compute in half precision, for processors that are fast at it.
     """
 
     epochs: int = 20
@@ -48,6 +49,7 @@ class DistillationConfig:
     temperature: float = 2.0
     photometric: bool = True
     mirror: bool = True
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -100,10 +102,11 @@ def distil(
         UnusableTeacherError: A teacher holds or says NaN or infinite values.
     """
     views = [frames_NHWC] + ([frames_NHWC[:, :, ::-1]] if config.mirror else [])
-    lessons = [ask(teachers, view) for view in views]
+    lessons = [ask(teachers, view, bfloat16=config.bfloat16) for view in views]
     steering_VNS = torch.stack([lesson.steering_NS for lesson in lessons])
     throttle_VN = torch.stack([lesson.throttle_N for lesson in lessons])
-    student.eval().to(memory_format=torch.channels_last)  # a third faster than channels first
+    student.eval()
+    _arrange(student, torch.channels_last)  # a third faster than channels first
     generator = torch.Generator().manual_seed(seed)
     steps = config.epochs * -(-len(frames_NHWC) // config.batch_size)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate)
@@ -117,14 +120,16 @@ def distil(
         total = 0.0
         for chosen_B in torch.split(order_N, config.batch_size):
             view_B = view_N[chosen_B]
-            inputs_BCHW = to_input(frames_NHWC[chosen_B.numpy()])
-            inputs_BCHW = torch.where(
-                view_B[:, None, None, None] == 1, inputs_BCHW.flip(3), inputs_BCHW
-            )
+            frames_BHWC = frames_NHWC[chosen_B.numpy()]
+            mirrored_B = view_B.numpy() == 1
+            frames_BHWC[mirrored_B] = frames_BHWC[mirrored_B, :, ::-1]
+            inputs_BCHW = to_input(frames_BHWC)
             if config.photometric:
                 inputs_BCHW = change_light(inputs_BCHW, generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                steering_BS, throttle_B = student(inputs_BCHW)
             batch_loss = distillation_loss(
-                student(inputs_BCHW),
+                (steering_BS.float(), throttle_B.float()),
                 (steering_VNS[view_B, chosen_B], throttle_VN[view_B, chosen_B]),
                 config.temperature,
             )
@@ -136,7 +141,7 @@ def distil(
         loss = total / len(frames_NHWC)
         if on_epoch is not None:
             on_epoch(epoch + 1, config.epochs)
-    student.to(memory_format=torch.contiguous_format)
+    _arrange(student, torch.contiguous_format)
     return _result(lessons, loss, steps)
 
 
@@ -157,6 +162,13 @@ def distillation_loss(
         )
     throttle_loss = nn.functional.mse_loss(throttle_B, target_throttle_B)
     return STEERING_WEIGHT * steering_loss + THROTTLE_WEIGHT * throttle_loss
+
+
+def _arrange(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the kernels in memory; the numbers stay the same."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _result(lessons: Sequence[Lesson], loss: float, steps: int) -> DistillationResult:

@@ -19,7 +19,7 @@ UNCHANGED_SHARE: Final = 0.25
 
 
 def change_light(frames_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Frames in [0, 1], each changed by its own draw; some are left as they are.
+    """Frames in [0, 1], each changed by its own draw; some get the noise alone.
 
     The noise is one picture for the whole batch: another one for each frame doubled the cost.
 
@@ -34,9 +34,9 @@ def change_light(frames_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
     per_frame = (count, 1, 1, 1)
+    changed_B111 = torch.rand(per_frame, generator=generator) >= UNCHANGED_SHARE
     gain_BC11 = draw(CONTRAST, per_frame) * draw(TINT, (count, channels, 1, 1))
-    shift_B111 = draw(BRIGHTNESS, per_frame)
+    gain_BC11 = torch.where(changed_B111, gain_BC11, 1.0)
+    shift_B111 = torch.where(changed_B111, draw(BRIGHTNESS, per_frame), 0.0)
     noise_1CHW = NOISE * torch.randn((1, *frames_BCHW.shape[1:]), generator=generator)
-    changed_BCHW = (frames_BCHW * gain_BC11 + shift_B111 + noise_1CHW).clamp_(0.0, 1.0)
-    kept_B111 = torch.rand(per_frame, generator=generator) < UNCHANGED_SHARE
-    return torch.where(kept_B111, frames_BCHW, changed_BCHW)
+    return torch.addcmul(shift_B111, frames_BCHW, gain_BC11).add_(noise_1CHW).clamp_(0.0, 1.0)

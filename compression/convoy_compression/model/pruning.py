@@ -12,12 +12,14 @@ normalisation, grouped convolutions) is refused by name.
 
 import copy
 import math
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from convoy_compression.model.errors import PruningError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _CHANNEL_BY_CHANNEL: Final = (
     nn.ReLU,
@@ -38,7 +40,7 @@ _CHANNEL_BY_CHANNEL: Final = (
 """Layers that leave every channel where it is; flattened channels stay side by side."""
 
 
-def prune_channels(model: nn.Module, ratio: float, norm: Literal["l1", "l2"]) -> nn.Module:
+def prune_channels(model: Model, ratio: float, norm: Literal["l1", "l2"]) -> Model:
     """A copy of the network without the weakest share of each convolution's channels.
 
     Args:

@@ -46,13 +46,16 @@ class Lesson:
     disagreement: float
 
 
-def ask(teachers: Sequence[nn.Module], frames_NHWC: NDArray[np.uint8]) -> Lesson:
+def ask(
+    teachers: Sequence[nn.Module], frames_NHWC: NDArray[np.uint8], *, bfloat16: bool = False
+) -> Lesson:
     """Show every frame to every teacher.
 
     Args:
         teachers: Networks that take float frames_BCHW in [0, 1] and return steering_BS and
             throttle_B; put into evaluation mode.
         frames_NHWC: RGB.
+        bfloat16: Compute in half precision, for processors that are fast at it.
 
     Raises:
         UnusableTeacherError: A parameter or an answer is NaN or infinite.
@@ -70,7 +73,7 @@ def ask(teachers: Sequence[nn.Module], frames_NHWC: NDArray[np.uint8]) -> Lesson
                     f"teacher {number + 1} of {len(teachers)}: {name} holds NaN or infinite values"
                 )
     batches = [
-        _ask_batch(teachers, frames_NHWC[start : start + _BATCH])
+        _ask_batch(teachers, frames_NHWC[start : start + _BATCH], bfloat16)
         for start in range(0, len(frames_NHWC), _BATCH)
     ]
     steering_NS = torch.cat([steering_BS for steering_BS, _, _ in batches])
@@ -118,12 +121,13 @@ def to_input(frames_BHWC: NDArray[np.uint8]) -> Tensor:
 
 
 def _ask_batch(
-    teachers: Sequence[nn.Module], frames_BHWC: NDArray[np.uint8]
+    teachers: Sequence[nn.Module], frames_BHWC: NDArray[np.uint8], bfloat16: bool
 ) -> tuple[Tensor, Tensor, int]:
     with torch.inference_mode():
-        answers = [teacher(to_input(frames_BHWC)) for teacher in teachers]
-        steering_TBS = torch.stack([steering_BS for steering_BS, _ in answers])
-        throttle_TB = torch.stack([throttle_B for _, throttle_B in answers])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            answers = [teacher(to_input(frames_BHWC)) for teacher in teachers]
+        steering_TBS = torch.stack([steering_BS.float() for steering_BS, _ in answers])
+        throttle_TB = torch.stack([throttle_B.float() for _, throttle_B in answers])
         steering_BS, throttle_B = mixture(steering_TBS, throttle_TB)
         differing_TB = steering_TBS.argmax(dim=-1) != steering_BS.argmax(dim=-1)
     return steering_BS.clone(), throttle_B.clone(), int(differing_TB.sum())

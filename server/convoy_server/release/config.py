@@ -16,7 +16,8 @@ class ReleaseConfig:
         enabled: Build a release when the rounds are done.
         proxy: Recordings that the server may see, for distillation, calibration and gates; empty
             means recordings of the simulator. Never the fleet's own.
-        proxy_frames: Frames taken from the proxy recordings at most, spread evenly.
+        proxy_frames: Frames taken from the proxy recordings at most to learn from, and as many of
+            those held back to measure on; spread evenly.
         student: Registry name of the small model.
         student_width: Scales the student's channels.
         teachers: The student learns from the ensemble of this many last global models; 1 means
@@ -70,7 +71,7 @@ class ReleaseConfig:
 
     def __post_init__(self) -> None:
         for name, least in (
-            ("proxy_frames", 2),
+            ("proxy_frames", 1),
             ("teachers", 1),
             ("epochs", 1),
             ("batch_size", 1),

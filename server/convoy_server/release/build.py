@@ -1,0 +1,370 @@
+"""From the global model to the file a vehicle drives with.
+
+    teachers -> distil -> (prune) -> float32 ONNX -> int8 ONNX -> measure -> gates -> release/
+
+The teachers are the last global models: with secure aggregation the server never has any other.
+A candidate that fails anywhere, or at any gate, is refused and reported; the release that stood
+before stays. Only wrong input (no proxy frames, an unknown student) is an error of the caller.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from convoy_compression.model.distillation import DistillationConfig, DistillationResult, distil
+from convoy_compression.model.errors import ModelCompressionError
+from convoy_compression.model.latency import interleaved_p50_ms, one_torch_thread
+from convoy_compression.model.onnx_export import export_onnx
+from convoy_compression.model.parity import compare
+from convoy_compression.model.pruning import prune_channels
+from convoy_compression.model.quantization import quantize_int8
+from convoy_driving.dataset import DrivingData
+from convoy_driving.errors import ModelFileError
+from convoy_driving.evaluation import Predictor, evaluate, torch_predictor
+from convoy_driving.models.driver import Driver
+from convoy_driving.models.driving_model import DrivingModel
+from convoy_driving.models.registry import build_model
+from convoy_driving.onnx_driver import OnnxDriver
+from convoy_driving.parameters import unflatten
+from convoy_driving.training import fast_at_bfloat16
+from convoy_protos.errors import SettingsError
+from convoy_server.federation import FederationResult
+from convoy_server.release.config import ReleaseConfig
+from convoy_server.release.gates import Measurements, judge, refusal
+from convoy_server.release.manifest import (
+    MANIFEST,
+    Origin,
+    file_metadata,
+    manifest_json,
+    origin_of,
+    sha256,
+)
+from convoy_server.release.proxy import ProxyFrames, choose_proxy_frames
+from convoy_server.release.release_folder import accept, open_candidate, refuse
+from convoy_server.report.contract import LatencyMs, Release
+from convoy_server.run_config import RunConfig
+from convoy_server.storage import write_file
+
+logger = logging.getLogger(__name__)
+
+FP32_FILE: Final = "model.fp32.onnx"
+INT8_FILE: Final = "model.int8.onnx"
+
+PARITY_FRAMES: Final = 256
+UNSURE_ENTROPY: Final = 0.9
+"""Above this the teachers know next to nothing about the proxy frames."""
+POOR_ACCURACY: Final = 0.5
+"""Guessing reaches a third; a global model that does not do much better there was not made for
+such frames, and what a student learns from it is worth little."""
+
+Progress = Callable[[str, int, int], None]
+"""Phase, steps done, steps in all; RunObserver.phase fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseOutcome:
+    """What came of a release.
+
+    Attributes:
+        report: The "release" object of report.json.
+        folder: Where the candidate's files stand: OUT/release if accepted, OUT/release.refused if
+            not. The latter may lack an ONNX file that could not be made.
+        proxy_accuracy: The global model's balanced accuracy on the held-back proxy frames.
+        proxy_entropy: How unsure the teachers are of the proxy frames, 0..1.
+        proxy_disagreement: How often a teacher is of another opinion than the ensemble, 0..1.
+    """
+
+    report: Release
+    folder: Path
+    proxy_accuracy: float | None
+    proxy_entropy: float | None
+    proxy_disagreement: float | None
+
+
+def build_release(
+    *,
+    run: RunConfig,
+    result: FederationResult,
+    proxy: DrivingData,
+    out: Path,
+    run_id: str,
+    closed_loop_score: Callable[[Path], float] | None = None,
+    on_progress: Progress | None = None,
+    created: str | None = None,
+) -> ReleaseOutcome:
+    """Build a release from a finished run, and put it in place if it passes every gate.
+
+    Args:
+        run: Sections [data], [model] and [release] and the seed are used.
+        result: The global model and the last ones before it.
+        proxy: Labelled examples that the server may see: a VehicleDataset or a pool of several,
+            loaded with run.data. Its train_indices teach and calibrate, its held_indices measure.
+        out: The run directory.
+        run_id: Written into the files; the same id, model and seed give the same ONNX bytes.
+        closed_loop_score: Drives an int8 file and says how well; None leaves that gate out.
+        on_progress: Told which phase has come how far.
+        created: UTC, ISO 8601, for the manifest; None leaves it out.
+
+    Returns:
+        Also where the release was refused: see report.accepted and report.reasons. The command
+        that asked for the release then ends with exit code 1.
+
+    Raises:
+        UsageError: The proxy frames cannot be used, or [release] names no known student.
+        StorageError: The run directory cannot be written.
+    """
+    progress = on_progress or _silent
+    frames = choose_proxy_frames(proxy, run.data, run.release.proxy_frames)
+    student = _student(run)
+    folder = open_candidate(out)
+    candidate = _Candidate(run=run, frames=frames, folder=folder, progress=progress)
+    reasons: list[str] = []
+    try:
+        candidate.make(student, result, run_id, closed_loop_score)
+    except (ModelCompressionError, ModelFileError) as error:
+        reasons.append(str(error))
+    gates = judge(candidate.measured, run.release, closed_loop=closed_loop_score is not None)
+    # Where a step failed, the gates behind it say only that they were not reached.
+    reasons += [
+        refusal(gate)
+        for gate in gates
+        if not gate.passed and (gate.value is not None or not reasons)
+    ]
+    accepted = not reasons
+    origin = candidate.origin or origin_of(run, result, run_id, _parameter_count(student))
+    files = {
+        name: (folder / name).read_bytes()
+        for name in (FP32_FILE, INT8_FILE)
+        if (folder / name).is_file()
+    }
+    manifest = manifest_json(origin, files, gates, accepted=accepted, created=created)
+    write_file(folder / MANIFEST, manifest.encode())
+    measured = candidate.measured
+    report = Release(
+        accepted=accepted,
+        gates=gates,
+        teacher_parameters=result.schema.parameter_count,
+        student_parameters=origin.student_parameters,
+        fp32_bytes=measured.fp32_bytes,
+        int8_bytes=measured.int8_bytes,
+        fp32_balanced_accuracy=measured.fp32_accuracy,
+        int8_balanced_accuracy=measured.int8_accuracy,
+        latency_ms=LatencyMs(
+            torch_p50=measured.torch_p50_ms,
+            fp32_p50=measured.fp32_p50_ms,
+            int8_p50=measured.int8_p50_ms,
+        ),
+        sha256=sha256(files[INT8_FILE]) if INT8_FILE in files else None,
+        reasons=tuple(reasons),
+        warnings=proxy_warnings(measured.global_accuracy, candidate.lessons),
+    )
+    lessons = candidate.lessons
+    logger.info("release %s: %s", "accepted" if accepted else "refused", "; ".join(reasons) or "-")
+    return ReleaseOutcome(
+        report=report,
+        folder=accept(folder, out) if accepted else refuse(folder, out),
+        proxy_accuracy=measured.global_accuracy,
+        proxy_entropy=None if lessons is None else lessons.entropy,
+        proxy_disagreement=None if lessons is None else lessons.disagreement,
+    )
+
+
+def proxy_warnings(
+    global_accuracy: float | None, lessons: DistillationResult | None
+) -> tuple[str, ...]:
+    """Whether the proxy frames look like what the fleet drives, as far as that can be told."""
+    warnings = []
+    if lessons is not None and lessons.entropy > UNSURE_ENTROPY:
+        warnings.append(
+            f"the global models are unsure of nearly every proxy frame (entropy "
+            f"{lessons.entropy:.2f} of 1): the student learned little; see [release] proxy"
+        )
+    if global_accuracy is not None and not global_accuracy >= POOR_ACCURACY:
+        warnings.append(
+            f"the global model reaches only {global_accuracy:.2f} balanced accuracy on the proxy "
+            "frames: they do not look like what the fleet drives; see [release] proxy"
+        )
+    return tuple(warnings)
+
+
+class _Candidate:
+    """A release on its way; what it has become so far can be read when a step fails."""
+
+    def __init__(
+        self, *, run: RunConfig, frames: ProxyFrames, folder: Path, progress: Progress
+    ) -> None:
+        self.run = run
+        self.frames = frames
+        self.folder = folder
+        self.progress = progress
+        self.measured = Measurements()
+        self.lessons: DistillationResult | None = None
+        self.origin: Origin | None = None
+
+    def make(
+        self,
+        student: DrivingModel,
+        result: FederationResult,
+        run_id: str,
+        closed_loop_score: Callable[[Path], float] | None,
+    ) -> None:
+        """Go all the way.
+
+        Raises:
+            ModelCompressionError: A step failed.
+            ModelFileError: onnxruntime does not load what was written.
+        """
+        teachers = _teachers(self.run, result)
+        small = self._distil(student, teachers)
+        self.origin = origin_of(self.run, result, run_id, _parameter_count(small))
+        self.measured = replace(
+            self.measured,
+            global_accuracy=self._accuracy(self._torch(teachers[-1])),
+            student_accuracy=self._accuracy(self._torch(small)),
+        )
+        self._write_files(small, self.origin)
+        fp32 = OnnxDriver(self.folder / FP32_FILE)
+        int8 = OnnxDriver(self.folder / INT8_FILE)
+        self._measure_agreement(small, fp32, int8)
+        self._measure_latency(small, fp32, int8)
+        if closed_loop_score is not None:
+            self.progress("drive the int8 model", 0, 1)
+            score = closed_loop_score(self.folder / INT8_FILE)
+            self.measured = replace(self.measured, closed_loop_score=score)
+            self.progress("drive the int8 model", 1, 1)
+
+    def _distil(self, student: DrivingModel, teachers: Sequence[DrivingModel]) -> DrivingModel:
+        config, seed = self.run.release, self.run.seed
+
+        def teach(network: DrivingModel, epochs: int, phase: str) -> DistillationResult:
+            return distil(
+                network,
+                teachers,
+                self.frames.train_NHWC,
+                _distillation_config(config, epochs),
+                seed=seed,
+                on_epoch=lambda done, total: self.progress(phase, done, total),
+            )
+
+        self.lessons = teach(student, config.epochs, "distil")
+        if config.prune_ratio == 0.0:
+            return student
+        pruned = prune_channels(student, config.prune_ratio, config.prune_norm)
+        if config.prune_epochs:
+            teach(pruned, config.prune_epochs, "distil the pruned student")
+        return pruned
+
+    def _write_files(self, student: DrivingModel, origin: Origin) -> None:
+        data = self.run.data
+        self.progress("export", 0, 2)
+        fp32 = export_onnx(
+            Driver(student, data.steering_threshold),
+            data.frame_height,
+            data.frame_width,
+            file_metadata(origin, "float32"),
+        )
+        fp32_bytes = self._write(FP32_FILE, fp32)
+        self.progress("export", 1, 2)
+        calibration = _every_nth(self.frames.train_NHWC, self.run.release.calibration_frames)
+        int8 = quantize_int8(fp32, calibration, file_metadata(origin, "int8"))
+        int8_bytes = self._write(INT8_FILE, int8)
+        self.measured = replace(self.measured, fp32_bytes=fp32_bytes, int8_bytes=int8_bytes)
+        self.progress("export", 2, 2)
+
+    def _measure_agreement(self, student: DrivingModel, fp32: OnnxDriver, int8: OnnxDriver) -> None:
+        held_MHWC = self.frames.held_MHWC
+        parity = compare(self._torch(student), fp32.predict, _every_nth(held_MHWC, PARITY_FRAMES))
+        self.measured = replace(
+            self.measured,
+            fp32_accuracy=self._accuracy(fp32.predict),
+            int8_accuracy=self._accuracy(int8.predict),
+            parity_difference=parity.max_difference,
+            int8_agreement=compare(fp32.predict, int8.predict, held_MHWC).class_agreement,
+        )
+
+    def _measure_latency(self, student: DrivingModel, fp32: OnnxDriver, int8: OnnxDriver) -> None:
+        frame_1HWC = self.frames.held_MHWC[:1]
+        torch_driver = self._torch(student)
+        self.progress("latency", 0, 1)
+        with one_torch_thread():
+            p50_ms = interleaved_p50_ms(
+                {
+                    "torch": lambda: torch_driver(frame_1HWC),
+                    "fp32": lambda: fp32.predict(frame_1HWC),
+                    "int8": lambda: int8.predict(frame_1HWC),
+                },
+                self.run.release.latency_repetitions,
+            )
+        self.measured = replace(
+            self.measured,
+            torch_p50_ms=p50_ms["torch"],
+            fp32_p50_ms=p50_ms["fp32"],
+            int8_p50_ms=p50_ms["int8"],
+        )
+        self.progress("latency", 1, 1)
+
+    def _torch(self, model: DrivingModel) -> Predictor:
+        return torch_predictor(model, steering_threshold=self.run.data.steering_threshold)
+
+    def _accuracy(self, predict: Predictor) -> float:
+        counts = evaluate(predict, self.frames.dataset, self.frames.held_indices)
+        return counts.balanced_accuracy
+
+    def _write(self, name: str, model: onnx.ModelProto) -> int:
+        content = model.SerializeToString(deterministic=True)
+        write_file(self.folder / name, content)
+        return len(content)
+
+
+def _teachers(run: RunConfig, result: FederationResult) -> list[DrivingModel]:
+    """The last global models, the final one last."""
+    before = (
+        result.snapshots[:-1][-(run.release.teachers - 1) :] if run.release.teachers > 1 else ()
+    )
+    teachers = []
+    for vector_N in (*before, result.model_N):
+        teacher = build_model(run.model, run.data.frame_height, run.data.frame_width, run.seed)
+        unflatten(vector_N, teacher)
+        teachers.append(teacher)
+    return teachers
+
+
+def _student(run: RunConfig) -> DrivingModel:
+    """The student before it has learned anything; steering in the teachers' form, no dropout."""
+    config = run.release
+    try:
+        model = replace(run.model, name=config.student, width=config.student_width, dropout=0.0)
+        return build_model(model, run.data.frame_height, run.data.frame_width, run.seed)
+    except ValueError as error:
+        raise SettingsError(f"[release] student: {error}") from error
+
+
+def _distillation_config(config: ReleaseConfig, epochs: int) -> DistillationConfig:
+    return DistillationConfig(
+        epochs=epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        temperature=config.temperature,
+        photometric=config.photometric,
+        mirror=config.mirror,
+        bfloat16=fast_at_bfloat16("cpu"),
+    )
+
+
+def _every_nth(frames_NHWC: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
+    """At most `limit` frames, spread evenly."""
+    return frames_NHWC[:: -(-len(frames_NHWC) // limit)]
+
+
+def _parameter_count(model: DrivingModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """Nobody watches."""

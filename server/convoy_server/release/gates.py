@@ -1,0 +1,113 @@
+"""What a release must reach before a vehicle may have it, as pure functions of what was measured.
+
+gate                     value                                          must be
+student_accuracy_drop    balanced accuracy: global model - student      at most the limit
+int8_accuracy_drop       balanced accuracy: float32 file - int8 file    at most
+parity_difference        largest difference: float32 file to torch      at most
+int8_agreement           frames with the same steering class as float32 at least
+int8_size_ratio          bytes: int8 file / float32 file                at most
+int8_latency_ratio       median latency: int8 / float32, one thread     at most
+closed_loop_score        what the int8 file drove                       at least
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from convoy_server.release.config import ReleaseConfig
+from convoy_server.report.contract import Gate
+
+AT_LEAST: Final = frozenset({"int8_agreement", "closed_loop_score"})
+"""Gates whose limit is a lower one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """What is known of a candidate; None where it did not get that far.
+
+    Attributes:
+        global_accuracy: Balanced accuracy of the global model on the held-back proxy frames.
+        student_accuracy: The same of the student, in torch.
+        fp32_accuracy: The same of the float32 file.
+        int8_accuracy: The same of the int8 file.
+        parity_difference: Largest difference of the float32 file's outputs to torch's.
+        int8_agreement: Share of frames on which int8 and float32 choose the same class.
+        fp32_bytes: Size of the float32 file.
+        int8_bytes: Size of the int8 file.
+        torch_p50_ms: Median latency of the student in torch.
+        fp32_p50_ms: Median latency of the float32 file.
+        int8_p50_ms: Median latency of the int8 file.
+        closed_loop_score: What the int8 file drove; stays None where there is no road.
+    """
+
+    global_accuracy: float | None = None
+    student_accuracy: float | None = None
+    fp32_accuracy: float | None = None
+    int8_accuracy: float | None = None
+    parity_difference: float | None = None
+    int8_agreement: float | None = None
+    fp32_bytes: int | None = None
+    int8_bytes: int | None = None
+    torch_p50_ms: float | None = None
+    fp32_p50_ms: float | None = None
+    int8_p50_ms: float | None = None
+    closed_loop_score: float | None = None
+
+
+def judge(measured: Measurements, config: ReleaseConfig, *, closed_loop: bool) -> tuple[Gate, ...]:
+    """All gates, in the order of the table above; what was not measured does not pass.
+
+    Args:
+        measured: The candidate's figures.
+        config: The limits.
+        closed_loop: Whether a road is at hand; without one there is no closed-loop gate.
+    """
+    values_and_limits = {
+        "student_accuracy_drop": (
+            _drop(measured.global_accuracy, measured.student_accuracy),
+            config.max_student_accuracy_drop,
+        ),
+        "int8_accuracy_drop": (
+            _drop(measured.fp32_accuracy, measured.int8_accuracy),
+            config.max_int8_accuracy_drop,
+        ),
+        "parity_difference": (measured.parity_difference, config.max_parity_difference),
+        "int8_agreement": (measured.int8_agreement, config.min_int8_agreement),
+        "int8_size_ratio": (
+            _ratio(measured.int8_bytes, measured.fp32_bytes),
+            config.max_int8_size_ratio,
+        ),
+        "int8_latency_ratio": (
+            _ratio(measured.int8_p50_ms, measured.fp32_p50_ms),
+            config.max_int8_latency_ratio,
+        ),
+    }
+    if closed_loop:
+        values_and_limits["closed_loop_score"] = (
+            measured.closed_loop_score,
+            config.min_closed_loop_score,
+        )
+    return tuple(gate(name, value, limit) for name, (value, limit) in values_and_limits.items())
+
+
+def gate(name: str, value: float | None, limit: float) -> Gate:
+    """One gate; a value that is missing or no finite number never passes and is reported as None."""
+    if value is None or not math.isfinite(value):
+        return Gate(name=name, value=None, limit=limit, passed=False)
+    passed = value >= limit if name in AT_LEAST else value <= limit
+    return Gate(name=name, value=value, limit=limit, passed=passed)
+
+
+def refusal(gate: Gate) -> str:
+    """Why a gate that did not pass refused, in words."""
+    bound = "at least" if gate.name in AT_LEAST else "at most"
+    found = "was not measured" if gate.value is None else f"is {gate.value:.4g}"
+    return f"{gate.name} {found}, must be {bound} {gate.limit:.4g}"
+
+
+def _drop(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else before - after
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
