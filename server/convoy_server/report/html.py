@@ -14,8 +14,9 @@ import jinja2
 from markupsafe import Markup
 
 from convoy_protos.errors import UsageError
+from convoy_server.release.gates import AT_LEAST
 from convoy_server.report import plots
-from convoy_server.report.contract import DriveScore, Picture, Report
+from convoy_server.report.contract import DriveScore, Picture, Release, Report
 from convoy_server.round_log import RoundRecord
 
 DRIVERS = {
@@ -25,6 +26,8 @@ DRIVERS = {
     "expert": "expert",
 }
 """Column heads of the closed-loop table, in order; other drivers follow under their own name."""
+
+NOT_MEASURED = "–"  # noqa: RUF001 - an en dash
 
 _MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 
@@ -74,6 +77,8 @@ def render(report: Report, directory: Path) -> str:
     return environment.get_template("template.html.j2").render(
         report=report,
         headline=headline(report),
+        int8_share=int8_share(report.release) if report.release else None,
+        at_least=AT_LEAST,
         drivers=drivers(report.closed_loop or {}),
         covered=mean_covered(report.closed_loop or {}),
         troubles=troubles(report.rounds),
@@ -173,7 +178,7 @@ def data_uri(picture: Picture, directory: Path) -> str:
 
 def percent(share: float | None) -> str:
     """84.3%."""
-    return "–" if share is None else f"{share:.1%}"  # noqa: RUF001 - an en dash: nothing measured
+    return NOT_MEASURED if share is None else f"{share:.1%}"
 
 
 def count(number: int) -> str:
@@ -181,8 +186,10 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
-def size(number_bytes: float) -> str:
+def size(number_bytes: float | None) -> str:
     """Three digits and a decimal unit: 737 kB."""
+    if number_bytes is None:
+        return NOT_MEASURED
     unit, scaled = "B", float(number_bytes)
     for larger in ("kB", "MB", "GB", "TB"):
         if scaled < 999.5:
@@ -191,6 +198,13 @@ def size(number_bytes: float) -> str:
     if unit == "B":
         return f"{scaled:.0f} B"
     return f"{f'{scaled:#.3g}'.rstrip('.')} {unit}"
+
+
+def int8_share(release: Release) -> float | None:
+    """Bytes of the int8 file over those of the float32 file."""
+    if not release.int8_bytes or not release.fp32_bytes:
+        return None
+    return release.int8_bytes / release.fp32_bytes
 
 
 def duration(seconds: float) -> str:
@@ -206,7 +220,7 @@ def duration(seconds: float) -> str:
 
 def figure(value: float | None) -> str:
     """Any figure in three significant digits; a dash where nothing was measured."""
-    return "–" if value is None else f"{value:.3g}"  # noqa: RUF001 - an en dash
+    return NOT_MEASURED if value is None else f"{value:.3g}"
 
 
 def _state_of_play(rounds: tuple[RoundRecord, ...]) -> str:

@@ -7,7 +7,15 @@ from rich.text import Text
 
 from convoy_server.printable import printable
 from convoy_server.report.contract import Report
-from convoy_server.report.html import duration, figure, mean_covered, percent, size, troubles
+from convoy_server.report.html import (
+    duration,
+    figure,
+    int8_share,
+    mean_covered,
+    percent,
+    size,
+    troubles,
+)
 
 
 def print_summary(report: Report, console: Console) -> None:
@@ -48,14 +56,15 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(f"refused, lost  {told}")
     if release := report.release:
         verdict = "accepted" if release.accepted else "REFUSED"
-        ratio = percent(release.int8_bytes / release.fp32_bytes)
+        share = percent(int8_share(release))
         lines.append(
-            f"release        {verdict}: int8 {size(release.int8_bytes)}, {ratio} of float32"
+            f"release        {verdict}: int8 {size(release.int8_bytes)}, {share} of float32"
         )
         lines += [
             f"  refused by   {gate.name}: {figure(gate.value)}, limit {figure(gate.limit)}"
             for gate in release.gates
             if not gate.passed
         ]
+        lines += [f"  because      {reason}" for reason in release.reasons]
     lines.append(f"time           {duration(report.wall_s)}, {len(report.rounds)} rounds")
     return lines

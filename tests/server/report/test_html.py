@@ -235,3 +235,25 @@ def test_sizes_have_three_digits(number_bytes, text):
 )
 def test_durations_read_like_a_clock(seconds, text):
     assert html.duration(seconds) == text
+
+
+def test_a_release_that_broke_off_shows_why_and_dashes(full_report, run_dir):
+    release = dataclasses.replace(
+        full_report.release,
+        accepted=False,
+        fp32_bytes=None,
+        int8_bytes=None,
+        int8_balanced_accuracy=None,
+        sha256=None,
+        reasons=("the export failed",),
+        warnings=("few proxy frames",),
+    )
+    text = Page(html.render(dataclasses.replace(full_report, release=release), run_dir)).text
+    assert "the export failed" in text
+    assert "few proxy frames" in text
+    assert "SHA-256" not in text
+
+
+def test_a_limit_says_which_way_it_holds(page):
+    assert "≤ 0.3" in page.text  # int8_size_ratio
+    assert "≥ 0.2" in page.text  # closed_loop_score
