@@ -1,0 +1,51 @@
+"""Frames that the server may see, for distillation, calibration and the release's gates.
+
+Never the fleet's own. With a simulated fleet the server lets the same simulator's expert drive on
+tracks that no vehicle recorded; with the user's recordings only the user can say what the server
+may see.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from convoy_driving.data_config import DataConfig
+from convoy_driving.dataset import DrivingData, load_vehicle, pool
+from convoy_driving.recordings.reader import find_recordings
+from convoy_simulation.fleet import FleetConfig, cached_fleet, fleet_appearances
+from convoy_simulation.vehicles import FRAMES_FOLDER
+from convoy_simulation.worker_pool import Progress
+
+TRACK_OFFSET = 100_000
+"""The server's tracks are this far from the fleet's."""
+
+
+def simulated_proxy(
+    fleet: FleetConfig, frames: int, seed: int, cache_dir: Path, progress: Progress
+) -> list[Path]:
+    """Record as many frames as are wanted, under every appearance of the fleet alike."""
+    appearances = fleet_appearances(fleet)
+    server = replace(
+        fleet,
+        vehicles=len(appearances),
+        appearances=appearances,
+        frames_per_vehicle=math.ceil(frames / len(appearances)),
+        first_track_seed=fleet.first_track_seed + TRACK_OFFSET,
+        vehicle={},
+    )
+    return cached_fleet(server, cache_dir, seed, fleet.workers, progress)
+
+
+def load_proxy(recordings: Sequence[Path], data: DataConfig, cache_dir: Path) -> DrivingData:
+    """The recordings as one set of examples.
+
+    Raises:
+        RecordingError: A path is no recording or holds nothing usable.
+    """
+    return pool(
+        [
+            load_vehicle(ref.vehicle_id, [ref.path], data, cache_dir / FRAMES_FOLDER)
+            for ref in find_recordings(recordings)
+        ]
+    )

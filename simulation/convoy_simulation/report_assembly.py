@@ -1,0 +1,127 @@
+"""From what a simulated run gave to report.json; pure."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from convoy_compression.update.codec import codec_for
+from convoy_protos import envelope
+from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_server.federation import FederationResult
+from convoy_server.report.contract import (
+    Baseline,
+    Baselines,
+    CurvePoint,
+    Final,
+    Fleet,
+    Update,
+    VehicleResult,
+    WorstVehicle,
+)
+from convoy_server.round_log import RoundRecord
+from convoy_server.run_config import RunConfig
+from convoy_simulation.baselines import CENTRAL
+from convoy_simulation.baselines import Baseline as TrainedBaseline
+
+
+def fleet_of(result: FederationResult) -> Fleet:
+    """Who took part."""
+    return Fleet(
+        vehicles=len(result.vehicles),
+        examples=sum(result.vehicles.values()),
+        parameters=int(result.model_N.size),
+    )
+
+
+def final_of(result: FederationResult, alone: Mapping[str, TrainedBaseline]) -> Final | None:
+    """The final model on every vehicle's own held-back laps; None where nobody judged it.
+
+    Args:
+        result: Of the rounds.
+        alone: Single-vehicle baselines by vehicle id.
+    """
+    scores = result.per_vehicle
+    if not scores:
+        return None
+    worst = min(scores, key=lambda vehicle_id: scores[vehicle_id].balanced_accuracy)
+    return Final(
+        balanced_accuracy=fmean(score.balanced_accuracy for score in scores.values()),
+        accuracy=fmean(score.accuracy for score in scores.values()),
+        throttle_mae=fmean(score.throttle_mae for score in scores.values()),
+        worst_vehicle=WorstVehicle(id=worst, balanced_accuracy=scores[worst].balanced_accuracy),
+        per_vehicle={
+            vehicle_id: VehicleResult(
+                examples=score.examples,
+                balanced_accuracy=score.balanced_accuracy,
+                single_vehicle=(
+                    alone[vehicle_id].best.per_vehicle[vehicle_id] if vehicle_id in alone else None
+                ),
+            )
+            for vehicle_id, score in scores.items()
+        },
+    )
+
+
+def baselines_of(trained: Sequence[TrainedBaseline]) -> Baselines:
+    """Means over the vehicles; the single one also over which vehicle trained."""
+    alone = [baseline.best.balanced_accuracy for baseline in trained if baseline.name != CENTRAL]
+    central = [baseline.best.balanced_accuracy for baseline in trained if baseline.name == CENTRAL]
+    return Baselines(
+        single_vehicle=Baseline(balanced_accuracy=fmean(alone)) if alone else None,
+        central=Baseline(balanced_accuracy=central[0]) if central else None,
+    )
+
+
+def curves_of(
+    records: Sequence[RoundRecord], trained: Sequence[TrainedBaseline], local_epochs: int
+) -> dict[str, tuple[CurvePoint, ...]]:
+    """Balanced accuracy against passes over the recordings: the fleet, one vehicle, all in one."""
+    curves = {
+        "federated": tuple(
+            CurvePoint(
+                epochs=record.round * local_epochs, balanced_accuracy=record.balanced_accuracy
+            )
+            for record in records
+            if record.balanced_accuracy is not None
+        )
+    }
+    alone = [baseline.curve for baseline in trained if baseline.name != CENTRAL]
+    if alone:
+        curves["single_vehicle"] = tuple(
+            CurvePoint(
+                epochs=points[0].epoch,
+                balanced_accuracy=fmean(point.balanced_accuracy for point in points),
+                lowest=min(point.balanced_accuracy for point in points),
+                highest=max(point.balanced_accuracy for point in points),
+            )
+            for points in zip(*alone, strict=True)
+        )
+    for baseline in trained:
+        if baseline.name == CENTRAL:
+            curves["central"] = tuple(
+                CurvePoint(epochs=point.epoch, balanced_accuracy=point.balanced_accuracy)
+                for point in baseline.curve
+            )
+    return curves
+
+
+def update_of(run: RunConfig, result: FederationResult) -> Update:
+    """What one update takes on the wire, its envelope included."""
+    codec = codec_for(run.update.codec)
+    payload = codec.encode(result.model_N * 0)
+    header = UpdateHeader(
+        run_id="0" * 16,
+        round=len(result.records),
+        vehicle_id=max(result.vehicles, key=len, default=""),
+        schema_digest=result.schema.digest,
+        codec=codec.name,
+        parameter_count=result.model_N.size,
+        example_count=max(result.vehicles.values(), default=0),
+        metrics=dict.fromkeys(envelope.UPDATE_METRICS, 1.0),
+    )
+    return Update(
+        codec=codec.name,
+        encrypted=False,
+        bits_per_parameter=8 * len(payload) / result.model_N.size,
+        bytes=len(envelope.pack(header, payload)),
+        float32_bytes=4 * result.model_N.size,
+    )
