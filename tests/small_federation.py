@@ -1,6 +1,7 @@
 """Run a small fleet through the two real apps, as a simulation does."""
 
 import json
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def run_small_federation(
     ) as grid:
         context = make_context(SERVER_NODE_ID, {}, run_config, state=RecordDict())
         make_server_app()(grid, context)
+
+
+def announce_and_run(started: Event, *args: Any, **kwargs: Any) -> None:
+    """`run_small_federation` for a process of its own that somebody wants to kill."""
+    started.set()
+    run_small_federation(*args, **kwargs)
 
 
 def round_lines(out: Path) -> list[dict[str, Any]]:

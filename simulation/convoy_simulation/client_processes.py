@@ -44,8 +44,8 @@ from convoy_simulation.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RA
 
 logger = logging.getLogger(__name__)
 
-PRELOADED = ("convoy_edge_client.app", "convoy_simulation.client_processes")
-"""What workers find imported."""
+PRELOADED = ("convoy_edge_client.app", "convoy_simulation.client_processes", "torch._dynamo")
+"""What workers find imported; the last one, 800 modules, is what torch's optimizers import late."""
 
 LARGE_BYTES = 65_536
 """From this size on a byte string is not pickled with its task."""
