@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -94,16 +94,46 @@ def command_from(function: Callable[..., Any]) -> click.Command:
     """A command of a function with typer's annotations and a Google-style docstring."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     text = help_text(inspect.getdoc(function) or "")
-    app.command(cls=_PlainHelp, help=text.description, epilog=text.example)(function)
+    app.command(cls=_VerbCommand, help=text.description, epilog=text.example)(function)
     command = typer.main.get_command(app)
+    for option in _repeated_options(command):
+        option.metavar = f"{option.metavar or option.type.name.upper()}..."
     command.params.append(debug_option())
     return command
 
 
-class _PlainHelp(typer.core.TyperCommand):
+class _VerbCommand(typer.core.TyperCommand):
+    """What typer makes of a function, with two things that typer lacks."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let an option that may be repeated take several values at once, as a shell's * gives."""
+        repeated = {name for option in _repeated_options(self) for name in option.opts}
+        return super().parse_args(ctx, repeat_options(args, repeated))
+
     def get_help(self, ctx: click.Context) -> str:
         # typer 0.20 escapes brackets for rich even where the help is plain text.
         return super().get_help(ctx).replace("\\[", "[")
+
+
+def repeat_options(args: list[str], repeated: Collection[str]) -> list[str]:
+    """`--data a b --out x` becomes `--data a --data b --out x`."""
+    spread: list[str] = []
+    option, values = "", 0
+    for place, word in enumerate(args):
+        if word == "--":
+            return spread + args[place:]
+        if word.startswith("-"):
+            option, values = (word, 0) if word in repeated else ("", 0)
+        elif option:
+            values += 1
+            if values > 1:
+                spread.append(option)
+        spread.append(word)
+    return spread
+
+
+def _repeated_options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option) and param.multiple]
 
 
 def debug_option() -> click.Option:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convoy_cli.main import ending, run
-from convoy_cli.verbs import help_text, installed_verbs
+from convoy_cli.verbs import help_text, installed_verbs, repeat_options
 
 VERBS = '''
 """Verbs of a party that exists for these tests."""
@@ -55,6 +55,14 @@ def fail(kind: str) -> None:
     }[kind]
 
 
+def gather(
+    first: str = "none",
+    data: Annotated[list[str] | None, typer.Option(help="What.", metavar="PATH")] = None,
+) -> None:
+    """Gather things."""
+    print(first, data)
+
+
 def refuse() -> int:
     """End with a code."""
     return 1
@@ -71,6 +79,7 @@ def verbs(tmp_path, monkeypatch):
         "greet": "party_verbs:greet",
         "fail": "party_verbs:fail",
         "refuse": "party_verbs:refuse",
+        "gather": "party_verbs:gather",
         "data greet": "party_verbs:greet",
         "data fail": "party_verbs:fail",
         "unread": "forbidden_verbs:greet",
@@ -106,6 +115,33 @@ def test_help_of_a_verb_shows_its_example_and_nothing_for_programmers(verbs, cap
     assert "Politely." in shown
     assert "Example:\n    convoy greet car7\n      --times 2\n" in shown
     assert "UsageError" not in shown
+
+
+@pytest.mark.parametrize(
+    "words", [["--data", "a", "b"], ["--data", "a", "--data", "b"]], ids=["at once", "repeated"]
+)
+def test_an_option_for_several_values_takes_them_either_way(verbs, capsys, words):
+    assert run(["gather", *words, "--first", "x"], verbs) == 0
+    assert capsys.readouterr().out == "x ['a', 'b']\n"
+
+
+def test_the_help_says_that_an_option_takes_several_values(verbs, capsys):
+    assert run(["gather", "--help"], verbs) == 0
+    assert "--data PATH..." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "spread"),
+    [
+        ("x --data a b c --out o y", "x --data a --data b --data c --out o y"),
+        ("--data=a b", "--data=a b"),  # one word is one value; b stands alone
+        ("--data", "--data"),
+        ("--out a b", "--out a b"),  # not an option that may be repeated
+        ("--data a -- b --data c d", "--data a -- b --data c d"),  # what follows -- is verbatim
+    ],
+)
+def test_values_are_spread_over_repetitions_of_their_option(words, spread):
+    assert repeat_options(words.split(), {"--data"}) == spread.split()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +234,12 @@ def test_the_installed_command_lists_its_verbs_quickly_and_without_heavy_imports
 def test_the_version_is_that_of_the_distribution(capsys):
     assert run(["--version"], []) == 0
     assert capsys.readouterr().out.startswith("convoy, version ")
+
+
+def test_every_installed_verb_has_an_example_in_its_help(capsys):
+    for verb in installed_verbs():
+        assert run([*verb.name.split(), "--help"], [verb]) == 0, verb.name
+        assert f"convoy {verb.name}" in capsys.readouterr().out.split("Example")[-1], verb.name
 
 
 def test_the_script_is_installed():
