@@ -64,13 +64,13 @@ def fill_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(TEMPORARY_PREFIX + path.name)
     try:
-        remove(temporary)
+        _delete(temporary)
         temporary.mkdir(parents=True)
         fill(temporary)
         for file in sorted(temporary.iterdir()):
             _sync(file)
         _sync(temporary)
-        remove(path)
+        _delete(path)
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
@@ -81,17 +81,21 @@ def fill_directory(path: Path, fill: Callable[[Path], None]) -> None:
 def remove(path: Path) -> None:
     """Delete a file or a directory with all that is in it; nothing there is fine."""
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _delete(path)
     except OSError as error:
         raise StorageError(path, error) from error
 
 
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _give_back_room(temporary: Path) -> None:
-    with suppress(StorageError):
-        remove(temporary)
+    with suppress(OSError):
+        _delete(temporary)
 
 
 def _write(path: Path, data: bytes) -> None:

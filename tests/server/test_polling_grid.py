@@ -1,0 +1,98 @@
+"""Reading any grid one reply at a time, against a grid and a clock that exist only here."""
+
+from dataclasses import dataclass
+
+import pytest
+from fleet_double import fleet_grid
+
+from convoy_server.polling_grid import LONGEST_PAUSE_S, PollingGrid, streaming
+
+
+@dataclass(frozen=True)
+class FakeMessage:
+    """Only its number matters."""
+
+    number: int
+
+
+class FakeGrid:
+    """Answers message k at second ready_s[k]; never where that is None."""
+
+    def __init__(self, ready_s):
+        self.ready_s = ready_s
+        self.now_s = 0.0
+        self.pulled = []
+        self.pauses = []
+        self.pulls = 0
+
+    def push_messages(self, messages):
+        """See flwr.serverapp.Grid."""
+        return [
+            None if self.ready_s[message.number] == "refused" else str(message.number)
+            for message in messages
+        ]
+
+    def pull_messages(self, message_ids):
+        """See flwr.serverapp.Grid."""
+        (key,) = message_ids
+        self.pulls += 1
+        ready_s = self.ready_s[int(key)]
+        if ready_s is not None and ready_s <= self.now_s:
+            self.pulled.append(int(key))
+            return [int(key)]
+        return []
+
+    def sleep(self, pause_s):
+        """Let time pass."""
+        self.pauses.append(pause_s)
+        self.now_s += pause_s
+
+
+def replies(fake, timeout):
+    grid = PollingGrid(fake, now_s=lambda: fake.now_s, sleep=fake.sleep)
+    return grid.send_and_receive(map(FakeMessage, range(len(fake.ready_s))), timeout=timeout)
+
+
+def test_replies_come_as_they_are_ready():
+    fake = FakeGrid([3.0, 0.0, 1.0])
+    assert list(replies(fake, None)) == [1, 2, 0]
+
+
+def test_one_reply_is_pulled_at_a_time():
+    fake = FakeGrid([0.0, 0.0, 0.0])
+    stream = replies(fake, None)
+    assert next(stream) == 0
+    assert fake.pulled == [0]
+    assert next(stream) == 1
+    assert fake.pulled == [0, 1]
+
+
+def test_the_deadline_ends_the_waiting():
+    fake = FakeGrid([0.0, None, 100.0])
+    assert list(replies(fake, 10.0)) == [0]
+    assert fake.now_s == pytest.approx(10.0)
+
+
+def test_a_message_that_could_not_be_sent_is_not_waited_for():
+    fake = FakeGrid([0.0, "refused"])
+    assert list(replies(fake, None)) == [0]
+    assert fake.now_s == 0.0
+
+
+def test_polls_grow_rare_while_nothing_comes_and_frequent_when_something_does():
+    fake = FakeGrid([60.0, 60.5])
+    assert list(replies(fake, None)) == [0, 1]
+    assert max(fake.pauses) == LONGEST_PAUSE_S
+    assert fake.pulls < 100
+    assert fake.now_s < 61.0
+
+
+def test_no_messages_no_replies():
+    assert list(replies(FakeGrid([]), None)) == []
+
+
+def test_a_grid_that_streams_is_used_as_it_is():
+    with fleet_grid() as grid:
+        assert streaming(grid) is grid
+    fake = FakeGrid([])
+    assert isinstance(streaming(fake), PollingGrid)

@@ -1,0 +1,78 @@
+"""Who answers behind which node."""
+
+import pytest
+from fleet_double import fleet_grid
+from flwr.app import Error, Message, RecordDict
+
+from convoy_protos.flower_messages import profile_content
+from convoy_protos.v1.federation_pb2 import VehicleProfile
+from convoy_server.errors import RefusedReplyError
+from convoy_server.vehicles import Addresses, VehicleDirectory, read_introduction
+from convoy_simulation.flower_internals import error_reply, server_identity, set_message_id
+
+
+@pytest.fixture
+def question():
+    with server_identity():
+        message = Message(RecordDict(), 7, "query.profile")
+        set_message_id(message, "m7")
+        yield message
+
+
+def introduction(question, **profile):
+    return Message(profile_content(VehicleProfile(**profile)), reply_to=question)
+
+
+def test_an_introduction_is_read(question):
+    reply = introduction(question, vehicle_id="Käfer 7 (blau)", train_examples=12)
+    one = read_introduction(reply, max_examples=12)
+    assert (one.vehicle_id, one.train_examples) == ("Käfer 7 (blau)", 12)
+
+
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [
+        ({"vehicle_id": ""}, "malformed"),
+        ({"vehicle_id": " car"}, "malformed"),
+        ({"vehicle_id": "a\nb"}, "malformed"),
+        ({"vehicle_id": "a\u202eb"}, "malformed"),  # would turn the log around
+        ({"vehicle_id": "x" * 101}, "malformed"),
+        ({"vehicle_id": "node-3"}, "malformed"),  # the server's own names
+        ({"vehicle_id": "car", "train_examples": 2**60}, "bad_example_count"),
+    ],
+)
+def test_what_is_no_name_or_no_count_is_refused(question, profile, reason):
+    with pytest.raises(RefusedReplyError) as error:
+        read_introduction(introduction(question, **profile), max_examples=1000)
+    assert error.value.reason == reason
+
+
+def test_a_client_that_failed_is_refused_with_what_it_said(question):
+    with pytest.raises(RefusedReplyError, match="client_error: no battery"):
+        read_introduction(error_reply(question, 2, "no\nbattery"), max_examples=1)
+
+
+def test_an_error_reply_from_the_server_side_is_known_by_what_it_replies_to(question):
+    reply = Message(Error(code=5, reason="node is gone"), reply_to=question)
+    assert Addresses([question]).node_of(reply) == 7
+    set_message_id(question, "another")
+    assert Addresses([question]).node_of(reply) is None
+
+
+def test_a_node_that_does_not_introduce_itself_is_asked_three_times():
+    asked = []
+    faults = {"car1": {"profile_fault": "garbage"}}
+    with fleet_grid(faults, vehicles=2) as grid:
+        send = grid.send_and_receive
+
+        def counted(messages, timeout=None):
+            asked.append([message.metadata.dst_node_id for message in messages])
+            return send(messages, timeout=timeout)
+
+        grid.send_and_receive = counted
+        directory = VehicleDirectory(max_examples=1000)
+        for _ in range(5):
+            directory.meet(grid, 1.0)
+    assert asked == [[100, 101], [101], [101]]
+    assert directory.nodes_by_name([100, 101]) == {"car0": 100, "node-101": 101}
+    assert directory.examples() == {"car0": 50}
