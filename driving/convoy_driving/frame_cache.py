@@ -97,7 +97,7 @@ def cached_frames(
         FrameCacheError: The cache folder cannot be written.
     """
     path = cache_dir / f"{cache_key(readers, config)}.frames"
-    with contextlib.suppress(FileNotFoundError, _DamagedFileError):
+    with contextlib.suppress(OSError, _DamagedFileError):
         return _open(path, config)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

@@ -23,10 +23,9 @@ def decode(picture: Picture) -> Image.Image | None:
 
 def fit(image: Image.Image, config: DataConfig) -> NDArray[np.uint8]:
     """Crop and resize to uint8 (frame_height, frame_width, 3)."""
-    top = image.height * config.crop_top
-    bottom = image.height * (1 - config.crop_bottom)
+    top = round(image.height * config.crop_top)
+    bottom = round(image.height * (1 - config.crop_bottom))
+    if (top, bottom) != (0, image.height):
+        image = image.crop((0, top, image.width, max(top + 1, bottom)))
     size = (config.frame_width, config.frame_height)
-    resized = image.resize(
-        size, Image.Resampling.BILINEAR, box=(0, top, image.width, bottom), reducing_gap=None
-    )
-    return np.asarray(resized)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))

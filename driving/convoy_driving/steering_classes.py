@@ -16,6 +16,11 @@ def classes_of(steering_N: NDArray[np.float32], threshold: float) -> NDArray[np.
     return 1 + right_N - left_N
 
 
+def class_of(steering: float, threshold: float) -> int:
+    """Class of one steering value."""
+    return int(classes_of(np.array([steering], np.float32), threshold)[0])
+
+
 def bins_of(steering_N: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each steering value: bin s stands for (s - 7) / 7, as in Donkeycar."""
     half = BINS // 2

@@ -306,6 +306,7 @@ class _Stepper:
         self._device = device
         self._threshold = dataset.steering_threshold
         self._class_weights_3 = class_weights(dataset, config, changes.mirror)
+        self._brightens = changes.brightness > 0
         self._half = config.mixed_precision == "auto" and fast_at_bfloat16(device)
         self._memory_format = (
             torch.channels_last if config.channels_last == "auto" else torch.contiguous_format
@@ -351,8 +352,12 @@ class _Stepper:
         """To the device as bytes, and only there to floats in [0, 1]."""
         frames_BHWC = torch.from_numpy(np.ascontiguousarray(batch.frames_BHWC)).to(self._device)
         scale_B = torch.from_numpy(batch.brightness_B / np.float32(255)).to(self._device)
-        frames_BCHW = frames_BHWC.permute(0, 3, 1, 2).float() * scale_B[:, None, None, None]
-        return frames_BCHW.clamp_(max=1.0).contiguous(memory_format=self._memory_format)
+        dtype = torch.bfloat16 if self._half else torch.float32
+        frames_BCHW = frames_BHWC.permute(0, 3, 1, 2).to(dtype)
+        frames_BCHW *= scale_B.to(dtype)[:, None, None, None]
+        if self._brightens:
+            frames_BCHW.clamp_(max=1.0)
+        return frames_BCHW.contiguous(memory_format=self._memory_format)
 
     def _pull_to_global(self) -> None:
         """Gradient of mu / 2 * |local - global|^2 (FedProx, equation 2)."""

@@ -23,7 +23,7 @@ class DrivingModel(nn.Module):
 
     def forward(self, frames_BCHW: Tensor) -> Controls:
         """Frames are RGB in [0, 1]; they are centred here, so nobody else has to know."""
-        features_BF = self.features(frames_BCHW * 2.0 - 1.0)
+        features_BF = self.features(torch.add(frames_BCHW.new_tensor(-1.0), frames_BCHW, alpha=2.0))
         return Controls(
             steering_BS=self.steering(features_BF),
             throttle_B=self.throttle(features_BF).squeeze(1),

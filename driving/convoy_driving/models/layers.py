@@ -39,6 +39,31 @@ def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:
             module.generator = generator
 
 
+class AlignedConv2d(nn.Conv2d):
+    """A convolution that computes the same and trains fast in bfloat16 on a CPU.
+
+    oneDNN has no fast input gradient for strided convolutions of, say, 24 channels: 19 ms a batch
+    of 64 against 3 ms for 32 channels (AMX, one thread, channels-last). So the channels are padded
+    with zeros while training; everything else, an export too, sees an ordinary convolution.
+    """
+
+    CHANNELS = 16
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """As nn.Conv2d."""
+        missing = -self.in_channels % self.CHANNELS
+        if not (self.training and missing and torch.is_autocast_enabled("cpu")):
+            return super().forward(features_BCHW)
+        zeros = (0, 0, 0, 0, 0, missing)
+        return nn.functional.conv2d(
+            nn.functional.pad(features_BCHW, zeros),
+            nn.functional.pad(self.weight, zeros),
+            self.bias,
+            self.stride,
+            self.padding,
+        )
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Set every parameter from the seed alone: He et al. (ICCV 2015) for weights, zero for biases.

@@ -11,7 +11,7 @@ from torch import nn
 
 from convoy_driving.models.controls import SteeringForm
 from convoy_driving.models.driving_model import DrivingModel, feature_count
-from convoy_driving.models.layers import SeededDropout
+from convoy_driving.models.layers import AlignedConv2d, SeededDropout
 
 CHANNELS = (24, 32, 64, 64, 64)
 DENSE = 100
@@ -32,13 +32,13 @@ def textbook(
     convolutions = nn.Sequential(
         nn.Conv2d(3, c1, 5, stride=2),
         nn.ReLU(inplace=True),
-        nn.Conv2d(c1, c2, 5, stride=2),
+        AlignedConv2d(c1, c2, 5, stride=2),
         nn.ReLU(inplace=True),
-        nn.Conv2d(c2, c3, 5, stride=2),
+        AlignedConv2d(c2, c3, 5, stride=2),
         nn.ReLU(inplace=True),
-        nn.Conv2d(c3, c4, 3, padding=1),
+        AlignedConv2d(c3, c4, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(c4, c5, 3, padding=1),
+        AlignedConv2d(c4, c5, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Flatten(),
     )

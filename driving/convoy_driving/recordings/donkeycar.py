@@ -51,9 +51,8 @@ class DonkeycarReader:
 
     format: ClassVar[str] = "donkeycar"
 
-    def __init__(self, path: Path, config: DataConfig) -> None:
+    def __init__(self, path: Path, config: DataConfig) -> None:  # noqa: ARG002 - of the protocol
         self._path = path
-        self._modes = frozenset(config.modes)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -94,8 +93,6 @@ class DonkeycarReader:
             return Skipped(SkipReason.MALFORMED_RECORD)
         if index in deleted:
             return Skipped(SkipReason.MARKED_DELETED)
-        if self._modes and record.get(MODE_KEY, "user") not in self._modes:
-            return Skipped(SkipReason.MODE_NOT_USER)
         try:
             picture = image.read_bytes()
         except FileNotFoundError:
@@ -105,6 +102,7 @@ class DonkeycarReader:
             steering=steering,
             throttle=throttle,
             time_s=time_s,
+            mode=str(record.get(MODE_KEY, "user")),
             session=str(record.get("_session_id", "")),
         )
 

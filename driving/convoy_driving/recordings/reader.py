@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Sample:
         steering: -1 full left to +1 full right.
         throttle: -1 full reverse to +1 full ahead.
         time_s: Seconds since any fixed moment; None where the recording does not say.
+        mode: Who drove: "user" is a person, anything else an autopilot.
         session: Changes where the recorder was started anew; a change starts a new lap.
         training_only: Never held back, for example a side camera with corrected steering.
     """
@@ -56,6 +57,7 @@ class Sample:
     steering: float
     throttle: float
     time_s: float | None = None
+    mode: str = "user"
     session: str = ""
     training_only: bool = False
 
@@ -68,7 +70,6 @@ class Skipped:
     count: int = 1
 
 
-@runtime_checkable
 class RecordingReader(Protocol):
     """Reads one recording of one format; built with its path and the settings."""
 

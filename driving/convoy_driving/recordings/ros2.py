@@ -38,7 +38,15 @@ METADATA = "metadata.yaml"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 RAW = "sensor_msgs/msg/Image"
 
-_CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
+_CHANNELS = {
+    "rgb8": [0, 1, 2],
+    "bgr8": [2, 1, 0],
+    "rgba8": [0, 1, 2],
+    "bgra8": [2, 1, 0],
+    "mono8": [0, 0, 0],
+}
+"""Where red, green and blue stand in a pixel."""
+_PIXEL_BYTES = {"rgba8": 4, "bgra8": 4, "mono8": 1}
 
 
 class Ros2Reader:
@@ -85,7 +93,7 @@ class Ros2Reader:
                 if command is None or throttle_command is None:
                     yield Skipped(SkipReason.NO_COMMAND)
                     continue
-                picture = _picture(bag.deserialize(raw, image.msgtype))
+                picture = _picture(bag.deserialize(raw, image.msgtype), image.msgtype)
                 if picture is None:
                     yield Skipped(SkipReason.UNDECODABLE)
                     continue
@@ -198,22 +206,22 @@ def _topics(bag: "AnyReader") -> str:
     return ", ".join(f"{item.topic} ({item.msgtype})" for item in bag.connections) or "no topic"
 
 
-def _picture(message: Any) -> Picture | None:
-    """Encoded bytes of a compressed picture, RGB of a raw one; None for an unknown encoding."""
-    if hasattr(message, "format"):
-        return bytes(message.data)
-    channels = 1 if message.encoding == "mono8" else 4 if message.encoding.endswith("a8") else 3
-    if message.encoding != "mono8" and message.encoding not in _CHANNELS:
+def raw_picture(message: Any) -> NDArray[np.uint8] | None:
+    """RGB of a sensor_msgs/Image; None for an unknown encoding or sizes that do not fit."""
+    order = _CHANNELS.get(message.encoding)
+    if order is None:
         return None
+    pixel_bytes = _PIXEL_BYTES.get(message.encoding, 3)
     rows = np.asarray(message.data, np.uint8)
-    if len(rows) < message.height * message.step or message.step < message.width * channels:
+    if len(rows) < message.height * message.step or message.step < message.width * pixel_bytes:
         return None
     rows = rows[: message.height * message.step].reshape(message.height, message.step)
-    pixels: NDArray[np.uint8] = rows[:, : message.width * channels].reshape(
-        message.height, message.width, channels
-    )
-    order = (0, 0, 0) if channels == 1 else _CHANNELS[message.encoding]
-    return np.ascontiguousarray(pixels[:, :, list(order)])
+    pixels = rows[:, : message.width * pixel_bytes].reshape(message.height, message.width, -1)
+    return np.ascontiguousarray(pixels[:, :, order])
+
+
+def _picture(message: Any, message_type: str) -> Picture | None:
+    return bytes(message.data) if message_type == COMPRESSED else raw_picture(message)
 
 
 def _message_store(config: DataConfig) -> "Typestore":

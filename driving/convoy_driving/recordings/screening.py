@@ -11,6 +11,8 @@ from convoy_driving.data_config import DataConfig
 from convoy_driving.pictures import decode
 from convoy_driving.recordings.reader import RecordingReader, Sample, Skipped, SkipReason
 
+PERSON = "user"
+
 RANGE_TOLERANCE = 1e-3
 """Steering and throttle may leave [-1, 1] by rounding; they are clipped."""
 
@@ -23,11 +25,13 @@ class Tally:
         skipped: Frames that cannot be used, by reason.
         resolution: Width and height of the first picture; (0, 0) before there was one.
         laps: Laps begun.
+        other_modes: Usable frames that no person drove, by driving mode.
     """
 
     skipped: Counter[str] = field(default_factory=Counter)
     resolution: tuple[int, int] = (0, 0)
     laps: int = 0
+    other_modes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def usable_frames(
         if isinstance(item, Skipped):
             tally.skipped[item.reason] += item.count
             continue
-        reason = _fault(item)
+        reason = _fault(item, config)
         image = None if reason else decode(item.picture)
         if reason is None and image is None:
             reason = SkipReason.UNDECODABLE
@@ -66,6 +70,8 @@ def usable_frames(
             tally.resolution = image.size
         if previous is None or _is_new_lap(previous, item, config.lap_gap_s):
             tally.laps += 1
+        if item.mode != PERSON:
+            tally.other_modes[item.mode] += 1
         previous = item
         yield UsableFrame(
             image=image,
@@ -77,7 +83,9 @@ def usable_frames(
         )
 
 
-def _fault(sample: Sample) -> SkipReason | None:
+def _fault(sample: Sample, config: DataConfig) -> SkipReason | None:
+    if config.modes and sample.mode not in config.modes:
+        return SkipReason.MODE_NOT_USER
     values = (sample.steering, sample.throttle)
     if not all(math.isfinite(value) for value in values):
         return SkipReason.VALUE_NOT_FINITE
