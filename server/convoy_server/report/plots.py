@@ -93,6 +93,7 @@ def learning_curves(report: Report) -> str:
         axes.set_xlabel("round" if by_round else "passes over the recordings")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.margins(y=0.08)
         _label_ends(axes, ends)
@@ -108,7 +109,7 @@ def training_loss(rounds: Sequence[RoundRecord]) -> str:
         figure, axes = _plot()
         axes.plot(*zip(*points, strict=True), color=_FLEET, marker="o", markersize=3.5)
         axes.set_xlabel("round")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(loss for _, loss in points))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         return _svg(figure, "loss", "Training loss on the vehicles, by round")
 
@@ -124,6 +125,7 @@ def participation(rounds: Sequence[RoundRecord]) -> str:
         },
         "participation",
         "Updates taken, messages refused and vehicles lost, by round",
+        whole=True,
     )
 
 
@@ -137,6 +139,7 @@ def traffic(rounds: Sequence[RoundRecord]) -> str:
         },
         "traffic",
         "Megabytes from and to the vehicles, by round",
+        whole=False,
     )
 
 
@@ -216,7 +219,12 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _stacked_bars(
-    rounds: Sequence[RoundRecord], heights: Mapping[str, Sequence[float]], name: str, title: str
+    rounds: Sequence[RoundRecord],
+    heights: Mapping[str, Sequence[float]],
+    name: str,
+    title: str,
+    *,
+    whole: bool,
 ) -> str:
     if not rounds:
         return ""
@@ -229,7 +237,7 @@ def _stacked_bars(
             below = [base + value for base, value in zip(below, values, strict=True)]
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=max(below) >= 5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=whole))
         axes.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.6)
         return _svg(figure, name, title)
 
