@@ -6,7 +6,7 @@ whose pages the system takes back, and the least recently used vehicle is let go
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from convoy_driving.data_config import DataConfig
@@ -20,7 +20,7 @@ _ModelKey = tuple[ModelConfig, int, int, str]
 
 
 class WarmCache:
-    """What one process keeps; safe to use from several threads."""
+    """What one process keeps; safe to use from several threads; its pickle is that of an empty one."""
 
     def __init__(self, *, vehicles: int = 32, idle_models: int = 4) -> None:
         """Keep at most so many vehicles, and so many networks that nobody trains right now."""
@@ -29,6 +29,9 @@ class WarmCache:
         self._datasets: OrderedDict[_DatasetKey, VehicleDataset] = OrderedDict()
         self._models: list[tuple[_ModelKey, DrivingModel]] = []
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Callable[[int, int], "WarmCache"], tuple[int, int]]:
+        return _empty, (self._vehicles, self._idle_models)
 
     def dataset(self, vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
         """The vehicle's recordings, decoded at most once ever and opened at most once in a while.
@@ -75,3 +78,7 @@ class WarmCache:
         with self._lock:
             self._models.append((key, model))
             del self._models[: -self._idle_models]
+
+
+def _empty(vehicles: int, idle_models: int) -> WarmCache:
+    return WarmCache(vehicles=vehicles, idle_models=idle_models)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 
@@ -263,6 +264,16 @@ def test_only_a_few_of_many_vehicles_stay_open(small_fleet):
     assert warm.dataset(vehicles[5], DATA) is first[5]
     assert warm.dataset(vehicles[4], DATA) is first[4]
     assert warm.dataset(vehicles[0], DATA) is not first[0]
+
+
+def test_an_app_can_travel_to_another_process_with_empty_caches(small_fleet):
+    """Flower's own simulation pickles the app for every message."""
+    warm = WarmCache(vehicles=3)
+    dataset = warm.dataset(load_vehicle_config(small_fleet.vehicles["car0"]), DATA)
+
+    copy = pickle.loads(pickle.dumps(warm))
+
+    assert copy.dataset(load_vehicle_config(small_fleet.vehicles["car0"]), DATA) is not dataset
 
 
 def test_a_network_in_use_is_given_to_nobody_else():
