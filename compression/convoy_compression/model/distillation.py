@@ -43,7 +43,7 @@ class DistillationConfig:
         bfloat16: Compute in half precision, for processors that are fast at it.
     """
 
-    epochs: int = 20
+    epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 2e-3
     temperature: float = 2.0

@@ -126,7 +126,8 @@ def build_release(
     candidate = _Candidate(run=run, frames=frames, folder=folder, progress=progress)
     reasons: list[str] = []
     try:
-        candidate.make(student, result, run_id, closed_loop_score)
+        with one_torch_thread():  # the same files whatever the number of cores
+            candidate.make(student, result, run_id, closed_loop_score)
     except (ModelCompressionError, ModelFileError) as error:
         reasons.append(str(error))
     gates = judge(candidate.measured, run.release, closed_loop=closed_loop_score is not None)
@@ -292,15 +293,14 @@ class _Candidate:
         frame_1HWC = self.frames.held_MHWC[:1]
         torch_driver = self._torch(student)
         self.progress("latency", 0, 1)
-        with one_torch_thread():
-            p50_ms = interleaved_p50_ms(
-                {
-                    "torch": lambda: torch_driver(frame_1HWC),
-                    "fp32": lambda: fp32.predict(frame_1HWC),
-                    "int8": lambda: int8.predict(frame_1HWC),
-                },
-                self.run.release.latency_repetitions,
-            )
+        p50_ms = interleaved_p50_ms(
+            {
+                "torch": lambda: torch_driver(frame_1HWC),
+                "fp32": lambda: fp32.predict(frame_1HWC),
+                "int8": lambda: int8.predict(frame_1HWC),
+            },
+            self.run.release.latency_repetitions,
+        )
         self.measured = replace(
             self.measured,
             torch_p50_ms=p50_ms["torch"],

@@ -50,7 +50,7 @@ class ReleaseConfig:
     student: str = "slim"
     student_width: float = 1.0
     teachers: int = 3
-    epochs: int = 20
+    epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 2e-3
     temperature: float = 2.0

@@ -1,0 +1,181 @@
+"""From a torch network to two ONNX files of the same contract."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from small_driver import HEIGHT, WIDTH, SmallDriver, SmallNetwork, road_frames
+from torch import nn
+
+from convoy_compression.model.errors import ExportError, QuantizationError
+from convoy_compression.model.onnx_export import export_onnx
+from convoy_compression.model.parity import compare
+from convoy_compression.model.quantization import quantize_int8
+
+pytestmark = pytest.mark.slow  # the first export alone takes seconds
+
+METADATA = {"convoy.schema": "convoy.model/1", "convoy.round": "7"}
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return SmallDriver(SmallNetwork(channels=(16, 32))).eval()
+
+
+@pytest.fixture(scope="module")
+def fp32(driver):
+    return export_onnx(driver, HEIGHT, WIDTH, METADATA)
+
+
+@pytest.fixture(scope="module")
+def int8(fp32):
+    return quantize_int8(fp32, road_frames(32), METADATA | {"convoy.precision": "int8"})
+
+
+def session(model):
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+
+def predictor(model):
+    loaded = session(model)
+    return lambda frames: tuple(loaded.run(["steering", "throttle"], {"frames": frames}))
+
+
+def torch_predictor(driver):
+    def predict(frames):
+        with torch.no_grad():
+            steering, throttle = driver(torch.from_numpy(frames))
+        return steering.numpy(), throttle.numpy()
+
+    return predict
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_both_files_have_the_contract_of_a_vehicle(name, request):
+    model = request.getfixturevalue(name)
+    loaded = session(model)
+
+    (frames,) = loaded.get_inputs()
+    assert (frames.name, frames.type, frames.shape) == (
+        "frames",
+        "tensor(uint8)",
+        ["batch", HEIGHT, WIDTH, 3],
+    )
+    assert [(output.name, output.type) for output in loaded.get_outputs()] == [
+        ("steering", "tensor(float)"),
+        ("throttle", "tensor(float)"),
+    ]
+    assert model.ir_version == 8
+    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 18)}
+    assert METADATA.items() <= loaded.get_modelmeta().custom_metadata_map.items()
+    onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("count", [1, 3, 70])
+def test_the_float_file_answers_as_torch_does_for_any_batch(driver, fp32, count):
+    parity = compare(torch_predictor(driver), predictor(fp32), road_frames(count))
+
+    assert parity.max_difference < 1e-5
+    assert parity.class_agreement == 1.0
+
+
+def test_probabilities_of_the_int8_file_add_up_and_agree(fp32, int8):
+    frames = road_frames(200, seed=1)
+
+    steering, _ = predictor(int8)(frames)
+    parity = compare(predictor(fp32), predictor(int8), frames)
+
+    np.testing.assert_allclose(steering.sum(axis=1), 1.0, atol=1e-5)
+    assert parity.class_agreement > 0.95
+    assert parity.max_difference < 0.1
+
+
+def test_the_weights_of_the_int8_file_are_bytes(fp32, int8):
+    largest = max(int8.graph.initializer, key=lambda item: np.prod(item.dims))
+
+    assert numpy_helper.to_array(largest).dtype == np.int8
+    assert int8.ByteSize() < 0.35 * fp32.ByteSize()
+    assert not any(node.op_type == "Cast" for node in int8.graph.node)  # bytes go straight in
+
+
+def test_nothing_tells_where_a_file_was_made(fp32, int8):
+    for model in (fp32, int8):
+        content = model.SerializeToString()
+
+        assert str(Path(__file__).parents[3]).encode() not in content
+        assert b"stack_trace" not in content
+        assert b".py" not in content
+
+
+def test_the_same_network_gives_the_same_bytes(driver, fp32, int8):
+    again = export_onnx(driver, HEIGHT, WIDTH, METADATA)
+    int8_again = quantize_int8(again, road_frames(32), METADATA | {"convoy.precision": "int8"})
+
+    assert again.SerializeToString(deterministic=True) == fp32.SerializeToString(deterministic=True)
+    assert int8_again.SerializeToString(deterministic=True) == int8.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_the_exporter_keeps_its_advice_to_itself(driver, capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        export_onnx(driver, HEIGHT, WIDTH, METADATA)
+
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_quantization_says_nothing_on_the_root_logger(fp32, capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        quantize_int8(fp32, road_frames(4), METADATA)
+
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_the_float_model_is_left_as_it_is(fp32):
+    before = fp32.SerializeToString(deterministic=True)
+
+    quantize_int8(fp32, road_frames(4), {})
+
+    assert fp32.SerializeToString(deterministic=True) == before
+
+
+def test_nan_weights_are_refused_by_name(fp32):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(fp32)
+    weight = next(item for item in broken.graph.initializer if "0.weight" in item.name)
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+    with pytest.raises(QuantizationError, match=r"0\.weight holds NaN"):
+        quantize_int8(broken, road_frames(4), {})
+
+
+def test_frames_of_another_size_cannot_calibrate(fp32):
+    with pytest.raises(QuantizationError, match="cannot quantize"):
+        quantize_int8(fp32, np.zeros((4, 8, 8, 3), np.uint8), {})
+
+
+def test_no_frames_to_calibrate_with_are_a_mistake(fp32):
+    with pytest.raises(ValueError, match="at least one frame"):
+        quantize_int8(fp32, road_frames(4)[:0], {})
+
+
+def test_a_network_that_torch_cannot_trace_is_refused():
+    class Undecided(nn.Module):
+        def forward(self, frames):
+            if frames.float().sum() > 0:
+                return frames.float()[:, 0, 0], frames.float()[:, 0, 0, 0]
+            return frames.float()[:, 1, 1], frames.float()[:, 1, 1, 1]
+
+    with pytest.raises(ExportError, match="torch cannot export"):
+        export_onnx(Undecided(), HEIGHT, WIDTH, {})
