@@ -1,9 +1,6 @@
 """Run the in-process grid's clients in worker processes, which keep recordings and networks warm.
 
-The workers are forked from a server process that has imported torch and nothing else
-("forkserver"): a fork of the caller would copy the locks of its threads, fresh interpreters would
-import torch once each. A worker runs one client at a time, so that when it dies it is known whose
-error that was.
+A worker runs one client at a time, so that when it dies it is known whose error that was.
 
 parent to worker, one task:          worker to parent:
   pickle of (origin of each large      first, pickle of None, or of the text of the error that
@@ -27,7 +24,6 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
 import torch
@@ -41,11 +37,9 @@ from convoy_simulation.client_engines import (
 )
 from convoy_simulation.errors import WorkerStartError
 from convoy_simulation.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RAISED, error_reply
+from convoy_simulation.worker_start import start_context
 
 logger = logging.getLogger(__name__)
-
-PRELOADED = ("convoy_edge_client.app", "convoy_simulation.client_processes", "torch._dynamo")
-"""What workers find imported; the last one, 800 modules, is what torch's optimizers import late."""
 
 LARGE_BYTES = 65_536
 """From this size on a byte string is not pickled with its task."""
@@ -77,7 +71,7 @@ class ProcessesEngine:
             factory: Builds the client app in each worker; travels by pickle.
             workers: Processes.
         """
-        self._context = _start_context()
+        self._context = start_context()
         self._factory = factory
         self._workers = [self._new_worker() for _ in range(workers)]
 
@@ -218,14 +212,6 @@ def run_worker(connection: Connection, factory: ClientAppFactory) -> None:
             return
         reply = answer(app, message, context)
         connection.send_bytes(_pickled_result(message, reply, context))
-
-
-def _start_context() -> ForkServerContext | SpawnContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    return context
 
 
 def _exit_with_parent() -> None:

@@ -1,10 +1,5 @@
-"""Run independent jobs on several processes, results in the order of the jobs.
+"""Run independent jobs on several processes, results in the order of the jobs."""
 
-Processes are started fresh ("spawn"): a fork would copy the locks of Flower's, gRPC's and torch's
-threads in whatever state they are.
-"""
-
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -12,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from convoy_protos.errors import JobFailedError
+from convoy_simulation.worker_start import start_context
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -50,8 +46,7 @@ def run_jobs(
             results.append(work(job))
             progress(len(results), len(jobs))
         return results
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=start_context()) as pool:
         try:
             futures = [pool.submit(work, job) for job in jobs]
             for done, future in enumerate(as_completed(futures), start=1):
