@@ -51,7 +51,11 @@ otherwise it warns on the root logger."""
 
 
 def quantize_int8(
-    model: onnx.ModelProto, calibration_NHWC: NDArray[np.uint8], metadata: Mapping[str, str]
+    model: onnx.ModelProto,
+    calibration_NHWC: NDArray[np.uint8],
+    metadata: Mapping[str, str],
+    *,
+    seven_bit_weights: bool = False,
 ) -> onnx.ModelProto:
     """Quantize a network of the contract in `onnx_export`; the result has the same contract.
 
@@ -59,6 +63,8 @@ def quantize_int8(
         model: float32; left as it is.
         calibration_NHWC: Frames like those that the vehicle will see, N at least 1.
         metadata: What the file says about itself; replaces the model's own.
+        seven_bit_weights: For x86 processors without VNNI: their sum of two products of 8 bits
+            saturates at 16 bits, so that the answers would silently differ from those here.
 
     Raises:
         QuantizationError: A weight is NaN or infinite, or onnxruntime cannot quantize the network.
@@ -79,6 +85,7 @@ def quantize_int8(
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTIZED_OPERATORS),
                 per_channel=True,
+                reduce_range=seven_bit_weights,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,

@@ -273,7 +273,12 @@ class _Candidate:
         fp32_bytes = self._write(FP32_FILE, fp32)
         self.progress("export", 1, 2)
         calibration = _every_nth(self.frames.train_NHWC, self.run.release.calibration_frames)
-        int8 = quantize_int8(fp32, calibration, file_metadata(origin, "int8"))
+        int8 = quantize_int8(
+            fp32,
+            calibration,
+            file_metadata(origin, "int8"),
+            seven_bit_weights=self.run.release.seven_bit_weights,
+        )
         int8_bytes = self._write(INT8_FILE, int8)
         self.measured = replace(self.measured, fp32_bytes=fp32_bytes, int8_bytes=int8_bytes)
         self.progress("export", 2, 2)

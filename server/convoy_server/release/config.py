@@ -33,6 +33,8 @@ class ReleaseConfig:
         prune_norm: Channels with the smallest norm go first.
         prune_epochs: Passes over the proxy frames after the pruning.
         calibration_frames: Proxy frames from which the int8 ranges are taken.
+        seven_bit_weights: For vehicles with x86 processors without VNNI (before about 2019), whose
+            8-bit sums may saturate; ARM and newer x86 do better with all 8 bits.
         latency_repetitions: Single-frame runs from which the median latency is taken.
         max_student_accuracy_drop: Balanced accuracy that the student may lose to the global model.
         max_int8_accuracy_drop: Balanced accuracy that int8 may lose to float32.
@@ -60,6 +62,7 @@ class ReleaseConfig:
     prune_norm: Literal["l1", "l2"] = "l1"
     prune_epochs: int = 5
     calibration_frames: int = 128
+    seven_bit_weights: bool = False
     latency_repetitions: int = 200
     max_student_accuracy_drop: float = 0.05
     max_int8_accuracy_drop: float = 0.01

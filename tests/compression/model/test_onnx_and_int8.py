@@ -105,6 +105,18 @@ def test_the_weights_of_the_int8_file_are_bytes(fp32, int8):
     assert not any(node.op_type == "Cast" for node in int8.graph.node)  # bytes go straight in
 
 
+def test_seven_bit_weights_leave_room_for_the_sum(fp32):
+    def largest_weight(model):
+        weights = [numpy_helper.to_array(item) for item in model.graph.initializer]
+        return max(int(np.abs(w.astype(int)).max()) for w in weights if w.dtype == np.int8)
+
+    seven = quantize_int8(fp32, road_frames(32), {}, seven_bit_weights=True)
+    eight = quantize_int8(fp32, road_frames(32), {})
+
+    assert largest_weight(seven) == 64
+    assert largest_weight(eight) == 127
+
+
 def test_nothing_tells_where_a_file_was_made(fp32, int8):
     for model in (fp32, int8):
         content = model.SerializeToString()

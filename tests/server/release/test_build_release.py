@@ -1,0 +1,294 @@
+"""From a finished run to released files, or to a refusal that says why."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from convoy_compression.model.errors import QuantizationError
+from convoy_driving.data_config import DataConfig
+from convoy_driving.dataset import VehicleDataset
+from convoy_driving.models.registry import ModelConfig, build_model
+from convoy_driving.onnx_driver import OnnxDriver
+from convoy_driving.parameters import flatten, schema_of
+from convoy_protos.errors import SettingsError, UsageError
+from convoy_server.federation import FederationResult
+from convoy_server.release import build
+from convoy_server.release.build import build_release, proxy_warnings
+from convoy_server.release.config import ReleaseConfig
+from convoy_server.release.manifest import broken_files
+from convoy_server.report.contract import Release
+from convoy_server.run_config import RunConfig
+
+SIZE = 32
+EASY = ReleaseConfig(
+    student="textbook",
+    student_width=0.3,
+    epochs=2,
+    teachers=2,
+    latency_repetitions=10,
+    max_student_accuracy_drop=1.0,
+    max_int8_accuracy_drop=1.0,
+    min_int8_agreement=0.0,
+    max_int8_size_ratio=2.0,
+    max_int8_latency_ratio=100.0,
+)
+RUN = RunConfig(
+    name="test",
+    data=DataConfig(frame_height=SIZE, frame_width=SIZE),
+    model=ModelConfig(width=0.5),
+    release=EASY,
+)
+
+
+def proxy_frames(count=60, *, size=SIZE, train=40, seed=0):
+    """Noise frames; steering spread over all three classes."""
+    rng = np.random.default_rng(seed)
+    return VehicleDataset(
+        vehicle_id="simulator",
+        frames_NHWC=rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
+        steering_N=np.linspace(-1.0, 1.0, count, dtype=np.float32),
+        throttle_N=np.full(count, 0.3, np.float32),
+        lap_N=np.zeros(count, np.int32),
+        steering_threshold=0.2,
+        train_indices=np.arange(train, dtype=np.int64),
+        held_indices=np.arange(train, count, dtype=np.int64),
+    )
+
+
+def federation(run=RUN, snapshots=3):
+    """Global models as a run leaves them, untrained."""
+    models = [build_model(run.model, SIZE, SIZE, seed) for seed in range(snapshots)]
+    vectors = tuple(flatten(model) for model in models)
+    return FederationResult(
+        model_N=vectors[-1],
+        schema=schema_of(models[0]),
+        records=(),
+        per_vehicle={},
+        vehicles={},
+        snapshots=vectors,
+    )
+
+
+def release(out, run=RUN, **arguments):
+    defaults = {"result": federation(run), "proxy": proxy_frames(), "run_id": "run-1"}
+    return build_release(run=run, out=out, **(defaults | arguments))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def accepted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    told = []
+    outcome = release(
+        out,
+        closed_loop_score=lambda path: float(path.is_file()),
+        on_progress=lambda *step: told.append(step),
+    )
+    return out, outcome, told
+
+
+@pytest.mark.slow
+def test_a_release_that_passes_stands_complete_in_its_folder(accepted):
+    out, outcome, _ = accepted
+
+    assert outcome.report.accepted, outcome.report.reasons
+    assert outcome.folder == out / "release"
+    assert sorted(files(outcome.folder)) == [
+        "manifest.json",
+        "model.fp32.onnx",
+        "model.int8.onnx",
+    ]
+    assert [path.name for path in out.iterdir()] == ["release"]
+    assert broken_files(outcome.folder) == []
+
+
+@pytest.mark.slow
+def test_the_report_holds_every_figure(accepted):
+    _, outcome, _ = accepted
+    report, found = outcome.report, files(outcome.folder)
+
+    assert isinstance(report, Release)
+    assert [gate.name for gate in report.gates] == [
+        "student_accuracy_drop",
+        "int8_accuracy_drop",
+        "parity_difference",
+        "int8_agreement",
+        "int8_size_ratio",
+        "int8_latency_ratio",
+        "closed_loop_score",
+    ]
+    assert all(gate.value is not None for gate in report.gates)
+    assert report.fp32_bytes == len(found["model.fp32.onnx"])
+    assert report.int8_bytes == len(found["model.int8.onnx"]) < report.fp32_bytes
+    assert report.sha256 == hashlib.sha256(found["model.int8.onnx"]).hexdigest()
+    assert 0 < report.student_parameters < report.teacher_parameters
+    assert min(report.latency_ms.fp32_p50, report.latency_ms.int8_p50) > 0.0
+    assert 0.0 <= outcome.proxy_entropy <= 1.0
+
+
+@pytest.mark.slow
+def test_files_and_manifest_say_where_the_model_comes_from(accepted):
+    _, outcome, _ = accepted
+    manifest = json.loads((outcome.folder / "manifest.json").read_text())
+    metadata = OnnxDriver(outcome.folder / "model.int8.onnx").metadata
+
+    digest = hashlib.sha256(federation().model_N.astype("<f4").tobytes()).hexdigest()
+    assert manifest["schema"] == "convoy.release/1"
+    assert manifest["accepted"] is True
+    assert manifest["run_id"] == metadata["convoy.run"] == "run-1"
+    assert manifest["global_model_sha256"] == metadata["convoy.global_model_sha256"] == digest
+    assert metadata["convoy.schema"] == "convoy.model/1"
+    assert metadata["convoy.precision"] == "int8"
+    assert json.loads(metadata["convoy.classes"]) == ["left", "straight", "right"]
+    assert json.loads(metadata["convoy.input"])["height"] == SIZE
+    assert "created" not in manifest
+
+
+@pytest.mark.slow
+def test_progress_names_the_phases(accepted):
+    _, _, told = accepted
+
+    phases = list(dict.fromkeys(phase for phase, _, _ in told))
+    assert phases == ["distil", "export", "latency", "drive the int8 model"]
+    assert ("distil", 2, 2) in told
+
+
+@pytest.mark.slow
+def test_the_same_run_gives_the_same_files(accepted, tmp_path):
+    _, outcome, _ = accepted
+
+    again = release(tmp_path)
+
+    for name in ("model.fp32.onnx", "model.int8.onnx"):
+        assert files(again.folder)[name] == files(outcome.folder)[name]
+
+
+@pytest.mark.slow
+def test_a_tampered_file_is_found(accepted, tmp_path):
+    _, outcome, _ = accepted
+    for name, data in files(outcome.folder).items():
+        flipped = bytes([data[0] ^ 1]) + data[1:] if name == "model.int8.onnx" else data
+        (tmp_path / name).write_bytes(flipped)
+
+    assert broken_files(tmp_path) == ["model.int8.onnx"]
+
+
+@pytest.mark.slow
+def test_a_refused_release_keeps_the_one_before(tmp_path):
+    before = release(tmp_path)
+    kept = files(before.folder)
+
+    outcome = release(tmp_path, run_id="run-2", closed_loop_score=lambda _: 0.0)
+
+    assert not outcome.report.accepted
+    assert outcome.report.reasons == ("closed_loop_score is 0, must be at least 0.2",)
+    assert files(tmp_path / "release") == kept
+    assert outcome.folder == tmp_path / "release.refused"
+    assert json.loads((outcome.folder / "manifest.json").read_text())["accepted"] is False
+    assert outcome.report.sha256 is not None
+
+
+def test_a_global_model_with_nan_is_refused_with_the_reason(tmp_path):
+    result = federation()
+    broken_N = result.model_N.copy()
+    broken_N[5] = np.nan
+
+    outcome = release(tmp_path, result=replace(result, model_N=broken_N))
+
+    assert not outcome.report.accepted
+    (reason,) = outcome.report.reasons
+    assert reason.startswith("teacher 2 of 2: features.0.weight holds NaN")
+    assert [gate.value for gate in outcome.report.gates] == [None] * 6
+    assert outcome.report.sha256 is None
+    assert not (tmp_path / "release").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_quantized_is_refused_not_a_crash(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise QuantizationError("onnxruntime cannot quantize the network: too many bins")
+
+    monkeypatch.setattr(build, "quantize_int8", fail)
+
+    outcome = release(tmp_path)
+
+    assert not outcome.report.accepted
+    assert outcome.report.reasons == ("onnxruntime cannot quantize the network: too many bins",)
+    assert sorted(files(outcome.folder)) == ["manifest.json", "model.fp32.onnx"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steering", ["bins", "regression"])
+def test_every_form_of_steering_ends_in_the_same_contract(tmp_path, steering):
+    run = replace(RUN, model=ModelConfig(width=0.5, steering=steering))
+
+    outcome = release(tmp_path, run)
+
+    assert outcome.report.accepted, outcome.report.reasons
+    probabilities_B3, throttle_B = OnnxDriver(outcome.folder / "model.int8.onnx").predict(
+        proxy_frames().frames_NHWC[:5]
+    )
+    assert probabilities_B3.shape == (5, 3)
+    assert throttle_B.shape == (5,)
+    np.testing.assert_allclose(probabilities_B3.sum(axis=1), 1.0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_pruned_student_is_smaller(accepted, tmp_path):
+    _, whole, _ = accepted
+    run = replace(RUN, release=replace(EASY, prune_ratio=0.3, prune_epochs=1))
+
+    pruned = release(tmp_path, run)
+
+    assert pruned.report.accepted, pruned.report.reasons
+    assert pruned.report.student_parameters < 0.8 * whole.report.student_parameters
+    assert pruned.report.int8_bytes < whole.report.int8_bytes
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        (proxy_frames(train=0), "no frame to learn from"),
+        (proxy_frames(train=60), "no frame held back to measure on"),
+        (proxy_frames(size=40), "expected frames of 32 x 32 x 3 like the fleet's, got 40 x 40 x 3"),
+    ],
+)
+def test_proxy_frames_that_cannot_be_used_are_wrong_input(tmp_path, proxy, words):
+    with pytest.raises(UsageError, match=words):
+        release(tmp_path, proxy=proxy)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_student_is_wrong_input(tmp_path):
+    run = replace(RUN, release=replace(EASY, student="resnet9000"))
+
+    with pytest.raises(SettingsError, match=r"\[release\] student: .*resnet9000"):
+        release(tmp_path, run)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "entropy", "warned"),
+    [
+        (0.8, 0.3, []),
+        (0.8, 0.97, ["unsure of nearly every proxy frame"]),
+        (0.35, 0.3, ["only 0.35 balanced accuracy"]),
+        (float("nan"), 0.3, ["only nan"]),
+        (None, None, []),  # did not get that far
+    ],
+)
+def test_a_person_is_warned_of_frames_unlike_the_fleets(accuracy, entropy, warned):
+    lessons = None
+    if entropy is not None:
+        lessons = build.DistillationResult(loss=0.0, steps=1, entropy=entropy, disagreement=0.0)
+
+    warnings = proxy_warnings(accuracy, lessons)
+
+    assert len(warnings) == len(warned)
+    assert all(words in warning for words, warning in zip(warned, warnings, strict=True))
