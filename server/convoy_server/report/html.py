@@ -100,7 +100,7 @@ def render(report: Report, directory: Path) -> str:
 def headline(report: Report) -> str:
     """What came out, in a sentence or two."""
     fleet = f"{count(report.fleet.vehicles)} vehicles"
-    if report.final is None:
+    if report.final is None or not report.complete:
         return f"{fleet}, {len(report.rounds)} rounds so far: {_state_of_play(report.rounds)}."
     reached = report.final.balanced_accuracy
     text = (

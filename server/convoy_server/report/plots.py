@@ -96,6 +96,7 @@ def learning_curves(report: Report) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.margins(y=0.08)
+        _widen(axes, least_span=0.1)
         _label_ends(axes, ends)
         return _svg(figure, "learning", "Balanced accuracy over the training, by kind of training")
 
@@ -197,6 +198,13 @@ def _draw_curve(
     values = [point.balanced_accuracy for point in points]
     axes.plot(epochs, values, color=colour, linestyle=dashes)
     axes.plot(epochs[-1:], values[-1:], color=colour, marker="o", markersize=5.5)
+
+
+def _widen(axes: Axes, least_span: float) -> None:
+    """Keep a nearly level curve from looking like a cliff."""
+    low, high = axes.get_ylim()
+    lacking = max(0.0, least_span - (high - low))
+    axes.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:

@@ -60,11 +60,11 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(
             f"release        {verdict}: int8 {size(release.int8_bytes)}, {share} of float32"
         )
-        lines += [
-            f"  refused by   {gate.name}: {figure(gate.value)}, limit {figure(gate.limit)}"
+        refusals = release.reasons or [
+            f"{gate.name}: {figure(gate.value)}, limit {figure(gate.limit)}"
             for gate in release.gates
             if not gate.passed
         ]
-        lines += [f"  because      {reason}" for reason in release.reasons]
+        lines += [f"  because      {refusal}" for refusal in refusals]
     lines.append(f"time           {duration(report.wall_s)}, {len(report.rounds)} rounds")
     return lines

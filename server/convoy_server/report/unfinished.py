@@ -6,7 +6,15 @@ from pathlib import Path
 from convoy_protos.errors import UsageError
 from convoy_protos.settings import from_table
 from convoy_server.checkpoint import CHECKPOINT_FOLDER, load_checkpoint
-from convoy_server.report.contract import Baselines, Fleet, Privacy, Report
+from convoy_server.report.contract import (
+    Baselines,
+    Final,
+    Fleet,
+    Privacy,
+    Report,
+    VehicleResult,
+    WorstVehicle,
+)
 from convoy_server.round_log import RoundRecord
 from convoy_server.run_config import RunConfig
 
@@ -34,7 +42,7 @@ def unfinished_report(out: Path, records: Sequence[RoundRecord]) -> Report:
             parameters=int(checkpoint.model_N.size),
         ),
         rounds=tuple(records),
-        final=None,
+        final=_so_far(records),
         baselines=Baselines(),
         update=None,
         privacy=Privacy(secure_aggregation=False, clip_norm=run.privacy.clip_norm),
@@ -42,4 +50,25 @@ def unfinished_report(out: Path, records: Sequence[RoundRecord]) -> Report:
         closed_loop=None,
         rounds_planned=run.round.rounds,
         complete=False,
+    )
+
+
+def _so_far(records: Sequence[RoundRecord]) -> Final | None:
+    """The last scores there are."""
+    scored = [record for record in records if record.per_vehicle]
+    if not scored:
+        return None
+    last = scored[-1]
+    if last.balanced_accuracy is None or last.accuracy is None or last.throttle_mae is None:
+        return None
+    worst, score = min(last.per_vehicle.items(), key=lambda item: item[1].balanced_accuracy)
+    return Final(
+        balanced_accuracy=last.balanced_accuracy,
+        accuracy=last.accuracy,
+        throttle_mae=last.throttle_mae,
+        worst_vehicle=WorstVehicle(id=worst, balanced_accuracy=score.balanced_accuracy),
+        per_vehicle={
+            name: VehicleResult(examples=score.examples, balanced_accuracy=score.balanced_accuracy)
+            for name, score in last.per_vehicle.items()
+        },
     )

@@ -140,11 +140,12 @@ def test_a_refused_release_is_told_at_the_top_and_beside_the_gate(full_report, r
 
 
 def test_a_run_that_goes_on_says_so(full_report, run_dir):
-    partial = dataclasses.replace(full_report, final=None, release=None, complete=False)
+    partial = dataclasses.replace(full_report, release=None, complete=False)
     text = Page(html.render(partial, run_dir)).text
     assert "not finished" in text
     assert "--resume" in text
     assert "4 rounds so far: balanced accuracy 80.0%" in text
+    assert "The current model" in text
 
 
 @pytest.mark.parametrize(

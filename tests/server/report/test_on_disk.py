@@ -45,8 +45,16 @@ def test_an_interrupted_run_has_a_report_of_its_rounds(interrupted):
     assert [record.round for record in report.rounds] == [1, 2]
     assert report.rounds_planned == 9
     assert dataclasses.astuple(report.fleet) == (2, 140, 6)
-    assert report.final is report.release is report.update is report.cpu_s is None
+    assert report.release is report.update is report.cpu_s is None
+    assert report.final.balanced_accuracy == report.rounds[1].balanced_accuracy
+    assert report.final.worst_vehicle.balanced_accuracy == 0.5
     assert "not finished" in on_disk.save_page(report, interrupted).read_text()
+
+
+def test_before_the_first_scores_there_is_nothing_final(interrupted):
+    lines = (interrupted / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (interrupted / "rounds.jsonl").write_text(lines[0])
+    assert on_disk.load(interrupted).final is None
 
 
 def test_a_line_that_is_being_written_is_left_out(interrupted):

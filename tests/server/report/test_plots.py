@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convoy_server.report import plots
+from convoy_server.report.contract import Baselines, CurvePoint
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,13 @@ def test_labels_are_spread_to_the_gap_in_order_about_their_centre(wanted, gap):
 
 def test_labels_far_apart_stay_where_they_are():
     assert plots.spread([0.1, 0.5, 0.9], 0.05) == [0.1, 0.5, 0.9]
+
+
+def test_a_level_curve_does_not_look_like_a_cliff(full_report):
+    flat = (
+        CurvePoint(epochs=1, balanced_accuracy=0.500),
+        CurvePoint(epochs=2, balanced_accuracy=0.501),
+    )
+    level = dataclasses.replace(full_report, curves={"federated": flat}, baselines=Baselines())
+    ticks = re.findall(r">(\d+)%<", plots.learning_curves(level))
+    assert len(ticks) == len(set(ticks)) >= 2

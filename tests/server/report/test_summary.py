@@ -34,7 +34,17 @@ def test_the_gate_that_refused_is_named(full_report):
     release = dataclasses.replace(full_report.release, accepted=False, gates=(gate,))
     text = printed(dataclasses.replace(full_report, release=release))
     assert "REFUSED" in text
-    assert "int8_size_ratio: 0.4, limit 0.3" in text
+    assert "because      int8_size_ratio: 0.4, limit 0.3" in text
+
+
+def test_reasons_in_words_are_enough(full_report):
+    gate = dataclasses.replace(full_report.release.gates[0], value=0.4, passed=False)
+    release = dataclasses.replace(
+        full_report.release, accepted=False, gates=(gate,), reasons=("the file is too large",)
+    )
+    text = printed(dataclasses.replace(full_report, release=release))
+    assert "because      the file is too large" in text
+    assert "limit" not in text
 
 
 def test_what_was_not_measured_is_a_dash(full_report):
