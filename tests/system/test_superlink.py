@@ -1,0 +1,159 @@
+"""The two apps through a real SuperLink and two stock SuperNodes, on 127.0.0.1."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_federation import model_bytes, round_lines, small_run
+from small_fleet import record_small_fleet
+
+from convoy_server.run_config import run_config_to_json
+
+BIN = Path(sys.executable).parent
+
+PYPROJECT = """\
+[project]
+name = "convoy-app"
+version = "0.1.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "convoy"
+fab-include = ["README.md"]
+
+[tool.flwr.app.components]
+serverapp = "convoy_server.app:app"
+clientapp = "convoy_edge_client.app:app"
+
+[tool.flwr.app.config]
+convoy-run = {run}
+convoy-out = {out}
+convoy-resume = false
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts Flower's programs; at the end of the test stops each of them by its process id."""
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    started = []
+
+    def start_one(name, *arguments):
+        with (tmp_path / f"{name}-{len(started)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(BIN / name), *arguments],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in reversed(started):
+        process.terminate()
+    for process in reversed(started):
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_real_superlink_and_two_stock_supernodes_train_together(start, tmp_path):
+    fleet = record_small_fleet(tmp_path / "fleet", vehicle_count=2)
+    out = tmp_path / "run"
+    port, *node_ports = free_ports(3)
+    address = f"127.0.0.1:{port}"
+    app = app_folder(tmp_path, out)
+    configure_flwr(tmp_path / "flwr", address)
+
+    start(
+        "flower-superlink",
+        "--insecure",
+        "--port",
+        str(port),
+        "--disable-runtime-dependency-installation",
+    )
+    wait_for(lambda: is_listening(port), 120, "the SuperLink listens")
+    for node_port, vehicle in zip(node_ports, fleet.vehicles.values(), strict=True):
+        start(
+            "flower-supernode",
+            "--insecure",
+            "--superlink",
+            address,
+            "--port",
+            str(node_port),
+            "--node-config",
+            f'vehicle-config="{vehicle}"',
+        )
+    run = start("flwr", "run", str(app), "fleet", "--stream")
+    wait_for((out / "model.safetensors").exists, 300, "the run ends", run)
+
+    lines = round_lines(out)
+    assert [line["round"] for line in lines] == [1, 2]
+    for line in lines:
+        assert (line["outcome"], line["completed"], line["lost"]) == ("done", 2, 0)
+        assert line["rejections"] == line["evaluation_rejections"] == []
+    assert set(lines[1]["per_vehicle"]) == {"car0", "car1"}
+    assert len(model_bytes(out)) > 4 * 1000
+
+
+def app_folder(tmp_path, out):
+    """What `flwr run` sends: settings and two names, no code."""
+    folder = tmp_path / "convoy-app"
+    folder.mkdir()
+    run = run_config_to_json(small_run(evaluate_every=2))
+    # A JSON string is a TOML string.
+    text = PYPROJECT.format(run=json.dumps(run), out=json.dumps(str(out)))
+    (folder / "pyproject.toml").write_text(text)
+    (folder / "README.md").write_text("A run of Convoy; the code is what is installed.\n")
+    return folder
+
+
+def configure_flwr(home, address):
+    """Tell the `flwr` command where the SuperLink is."""
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "fleet"\n\n[superlink.fleet]\naddress = "{address}"\n'
+        "insecure = true\n"
+    )
+
+
+def free_ports(count):
+    """Ports of this machine that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def is_listening(port):
+    """Whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition, patience_s, what, process=None):
+    """Wait until it is true, not for ever, and not when the process it depends on has failed."""
+    end_s = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end_s, f"waited {patience_s} s in vain until {what}"
+        assert process is None or process.poll() in (None, 0), f"{process.args} failed"
+        time.sleep(0.1)
