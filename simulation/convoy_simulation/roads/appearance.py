@@ -61,8 +61,8 @@ def recoloured(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
 def glare(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
     """Low sun into the lens: everything overexposed, a white glow at the upper right."""
     glow_HW1 = _glow(*picture_HWC.shape[:2])
-    noise_HWC = _noise(picture_HWC.shape, 8.0, rng)
-    return _to_bytes(picture_HWC * np.float32(1.5) + glow_HW1 + noise_HWC)
+    noise_HWC = _noise(picture_HWC.shape, 6.0, rng)
+    return _to_bytes(picture_HWC * np.float32(1.45) + glow_HW1 + noise_HWC)
 
 
 def rain(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
@@ -114,9 +114,9 @@ def appearance_named(name: str) -> Appearance:
 @lru_cache(maxsize=16)
 def _glow(rows: int, columns: int) -> NDArray[np.float32]:
     """Stray light everywhere, most around the sun at the upper right."""
-    up_H1 = np.arange(rows, dtype=np.float32)[:, None] / rows - 0.1
-    right_1W = np.arange(columns, dtype=np.float32)[None, :] / columns - 0.75
-    glow_HW = 30 + 170 * np.exp(-(up_H1**2 + right_1W**2) / 0.35**2)
+    up_H1 = np.arange(rows, dtype=np.float32)[:, None] / rows - 0.05
+    right_1W = np.arange(columns, dtype=np.float32)[None, :] / columns - 0.8
+    glow_HW = 25 + 150 * np.exp(-(up_H1**2 + right_1W**2) / 0.3**2)
     return np.asarray(glow_HW[..., None], np.float32)
 
 
