@@ -24,6 +24,7 @@ from convoy_driving.recordings.reader import (
     Sample,
     Skipped,
     SkipReason,
+    files_in,
     identify_content,
     identify_files,
 )
@@ -79,7 +80,7 @@ class DonkeycarReader:
             catalog = self._path / name
             if catalog.is_file():
                 identify_content(digest, catalog)
-        identify_files(digest, (self._path / IMAGES).glob("*"))
+        identify_files(digest, files_in(self._path / IMAGES))
 
     def _item(self, line: bytes, deleted: frozenset[int]) -> Sample | Skipped:
         try:

@@ -24,6 +24,7 @@ from convoy_driving.recordings.reader import (
     Sample,
     Skipped,
     SkipReason,
+    files_in,
     identify_content,
     identify_files,
 )
@@ -63,7 +64,7 @@ class DrivingLogReader:
     def identify(self, digest: "hashlib._Hash") -> None:
         """The log by content; pictures by name, size and modification time."""
         identify_content(digest, self._log)
-        found = self._picture_folder().iterdir()
+        found = files_in(self._picture_folder())
         identify_files(digest, (path for path in found if path.suffix.lower() in PICTURE_SUFFIXES))
 
     def _items_of_row(

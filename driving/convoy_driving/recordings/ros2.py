@@ -25,6 +25,7 @@ from convoy_driving.recordings.reader import (
     Sample,
     Skipped,
     SkipReason,
+    files_in,
     identify_content,
     identify_files,
 )
@@ -107,7 +108,7 @@ class Ros2Reader:
     def identify(self, digest: "hashlib._Hash") -> None:
         """metadata.yaml by content; the rest of the folder by name, size and modification time."""
         identify_content(digest, self._path / METADATA)
-        identify_files(digest, (path for path in self._path.iterdir() if path.is_file()))
+        identify_files(digest, files_in(self._path))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator["AnyReader"]:
