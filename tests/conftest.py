@@ -4,10 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from small_fleet import record_small_fleet
+
+# The same examples on every run, and no time limit each: a busy machine is not a bug.
+settings.register_profile("convoy", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("convoy")
 
 
 @pytest.fixture(scope="session")
