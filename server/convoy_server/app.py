@@ -110,13 +110,13 @@ def run_federation(
             num_rounds=run.round.rounds,
             timeout=run.round.deadline_s,
         )
+        published_N = published_model(directory.checkpoint, run)
+        sha256 = directory.publish(published_N, _metadata(run))
+        directory.log({"kind": "finished", "round": run.round.rounds, "file_sha256": sha256})
     except KeyboardInterrupt as interrupt:
         # Something may be half written; what is in memory may be behind what is on disk.
         mended = reopen(out, schema, to_table(run), now, because="interrupted")
         raise RunInterruptedError(mended.checkpoint.round if mended else 0) from interrupt
-    published_N = published_model(directory.checkpoint, run)
-    sha256 = directory.publish(published_N, _metadata(run))
-    directory.log({"kind": "finished", "round": run.round.rounds, "file_sha256": sha256})
     records = tuple(directory.records())
     return FederationResult(
         model_N=published_N,

@@ -47,9 +47,12 @@ class PollingGrid(Grid):
             begin_s = self._now_s()
             answered: set[str] = set()
             for key in waiting:
-                for reply in self._grid.pull_messages([key]):
+                replies = list(self._grid.pull_messages([key]))
+                if replies:
                     answered.add(key)
-                    yield reply
+                while replies:
+                    # Popped and not named: the next reply must not find this one still held.
+                    yield replies.pop()
             waiting = [key for key in waiting if key not in answered]
             if not waiting:
                 return

@@ -246,8 +246,11 @@ class FleetStrategy(Strategy):
         del config, arrays
         current = self._current(server_round)
         settings = self._run.round
-        due = server_round % settings.evaluate_every == 0 or server_round == settings.rounds
-        if not due or self._scored_model:
+        last = server_round == settings.rounds
+        due = last or server_round % settings.evaluate_every == 0
+        # A mean of several models is another model than any that was scored before.
+        known_score = self._scored_model and not (last and settings.averaged_rounds)
+        if not due or known_score:
             return []
         known = self._vehicles.examples()
         nodes = {
@@ -319,7 +322,9 @@ class FleetStrategy(Strategy):
             aggregation.add(admit(envelope_of(reply), vehicle, current.expected))
         except RefusedReplyError as error:
             current.state = reject(current.state, Rejection(vehicle, error.reason, error.detail))
-            logger.warning("round %d: vehicle %s is rejected: %s", number, vehicle, error)
+            # The text and not the error: a log record that is kept must not keep the update alive.
+            text = str(error)
+            logger.warning("round %d: vehicle %s is rejected: %s", number, vehicle, text)
             self._observer.update_arrived(number, vehicle, accepted=False, reason=error.reason)
         else:
             current.state = accept(current.state, vehicle)

@@ -1,6 +1,8 @@
 """A whole federated run over an in-process fleet, with vehicles that misbehave in every known way."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -266,6 +268,51 @@ def test_two_runs_of_one_seed_are_the_same_to_the_last_bit(tmp_path, optimizer):
     assert rounds_without_time(tmp_path / "a") == rounds_without_time(tmp_path / "b")
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert first == second
+
+
+def test_the_mean_of_the_last_models_is_scored_even_if_the_last_round_is_abandoned(tmp_path):
+    bad = {"fault": "nan", "from_round": 3}
+    result = run_once(tmp_path, {f"car{i}": bad for i in range(4)}, rounds=3, averaged_rounds=3)
+    assert [record.outcome for record in result.records] == ["done", "done", "abandoned"]
+    assert result.records[-1].balanced_accuracy is not None
+
+
+class ListGrid:
+    """A grid that, like Flower's own, says nothing of streaming."""
+
+    def __init__(self, grid):
+        self.get_node_ids = grid.get_node_ids
+        self.push_messages = grid.push_messages
+        self.pull_messages = grid.pull_messages
+
+
+def test_a_grid_that_does_not_stream_gives_the_same_model(tmp_path):
+    faults = {"car1": "nan", "car2": "exception"}
+    settings = {"quorum": 1, "rounds": 2}
+    run_once(tmp_path / "stream", faults, **settings)
+    with fleet_grid(faults) as grid:
+        run = small_run(**settings)
+        run_federation(ListGrid(grid), run, tmp_path / "poll", resume=False)
+    streamed, polled = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("stream", "poll")
+    )
+    assert streamed == polled
+
+
+def test_one_update_is_in_memory_at_a_time(tmp_path):
+    with fleet_grid({"car1": "nan"}, vehicles=6) as grid:
+        pull, seen = grid.pull_messages, []
+
+        def watched(message_ids):
+            gc.collect()
+            assert all(update() is None for update in seen), "an earlier update is still held"
+            replies = pull(message_ids)
+            seen.extend(weakref.ref(r) for r in replies if r.metadata.message_type == "train")
+            return replies
+
+        grid.pull_messages = watched
+        run_federation(ListGrid(grid), small_run(rounds=2), tmp_path, resume=False)
+    assert len(seen) == 12
 
 
 class StopAfter(SilentObserver):
