@@ -33,7 +33,7 @@ def audit_verify(directory: RunArgument) -> None:
     """Check that nobody edited the log of a run.
 
     Every line of audit.jsonl holds the hash of the one before, and that of its round in
-    rounds.jsonl: a changed, deleted, inserted or moved line is named.
+    rounds.jsonl; the last one that of model.safetensors. What was changed is named.
 
     Example:
         convoy audit verify runs/demo

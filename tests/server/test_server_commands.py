@@ -13,7 +13,7 @@ from convoy_server.commands import audit_verify, report
 def logged(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     log = open_audit(tmp_path, lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    for kind in ("started", "resumed", "finished"):
+    for kind in ("started", "resumed", "resumed"):
         log.append({"kind": kind})
     return tmp_path
 
