@@ -14,7 +14,7 @@ from fleet_double import fleet_grid, small_run
 from convoy_server.app import run_federation
 from convoy_server.audit import verify_audit
 
-ROUNDS = 25
+ROUNDS = 12
 VICTIM = f"""
 import sys
 from pathlib import Path
@@ -53,6 +53,6 @@ def run_here(out):
 @pytest.mark.slow
 def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path):
     kill_after(tmp_path / "killed", rounds=3)
-    kill_after(tmp_path / "killed", rounds=7)
+    kill_after(tmp_path / "killed", rounds=6)
     assert run_here(tmp_path / "killed") == run_here(tmp_path / "whole")
     verify_audit(tmp_path / "killed")
