@@ -6,6 +6,7 @@ permissions come from the vehicle's own configuration.
 
 # Shapes: N parameters.
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -34,8 +35,9 @@ class RoundSettings:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
+@functools.lru_cache(maxsize=4)
 def read_settings(settings_json: str) -> RoundSettings:
-    """Parse the tables.
+    """Parse the tables; a whole cohort gets the same text, which one process then parses once.
 
     Raises:
         SettingsError: Not JSON, or a key or value that this version does not know.

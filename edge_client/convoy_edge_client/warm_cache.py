@@ -1,7 +1,8 @@
 """Recordings and networks kept between messages, so that a round pays for training and no more.
 
 Bounded, because one process of a simulation plays hundreds of vehicles: frames are memory maps,
-whose pages the system takes back, and the least recently used vehicle is let go.
+whose pages count as this process's memory while they are mapped, so the least recently used
+vehicle is let go when all of them together exceed a budget. Opening one again costs about 10 ms.
 """
 
 import threading
@@ -22,16 +23,21 @@ _ModelKey = tuple[ModelConfig, int, int, str]
 class WarmCache:
     """What one process keeps; safe to use from several threads; its pickle is that of an empty one."""
 
-    def __init__(self, *, vehicles: int = 32, idle_models: int = 4) -> None:
-        """Keep at most so many vehicles, and so many networks that nobody trains right now."""
-        self._vehicles = vehicles
+    def __init__(self, *, frame_bytes: int = 2**30, idle_models: int = 4) -> None:
+        """Keep nothing yet.
+
+        Args:
+            frame_bytes: Frames of the vehicles kept, together; the last one is kept in any case.
+            idle_models: Networks kept that nobody trains right now.
+        """
+        self._frame_bytes = frame_bytes
         self._idle_models = idle_models
         self._datasets: OrderedDict[_DatasetKey, VehicleDataset] = OrderedDict()
         self._models: list[tuple[_ModelKey, DrivingModel]] = []
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Callable[[int, int], "WarmCache"], tuple[int, int]]:
-        return _empty, (self._vehicles, self._idle_models)
+        return _empty, (self._frame_bytes, self._idle_models)
 
     def dataset(self, vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
         """The vehicle's recordings, decoded at most once ever and opened at most once in a while.
@@ -48,7 +54,8 @@ class WarmCache:
         loaded = load_vehicle(vehicle.vehicle_id, paths, data, vehicle.cache_path)
         with self._lock:
             self._datasets[key] = loaded
-            while len(self._datasets) > self._vehicles:
+            self._datasets.move_to_end(key)
+            while len(self._datasets) > 1 and self._mapped_bytes() > self._frame_bytes:
                 self._datasets.popitem(last=False)
         return loaded
 
@@ -67,6 +74,9 @@ class WarmCache:
         finally:
             self._give_back_model(key, model)
 
+    def _mapped_bytes(self) -> int:
+        return sum(dataset.frames_NHWC.nbytes for dataset in self._datasets.values())
+
     def _take_model(self, key: _ModelKey) -> DrivingModel | None:
         with self._lock:
             for index, (idle_key, _) in enumerate(self._models):
@@ -80,5 +90,5 @@ class WarmCache:
             del self._models[: -self._idle_models]
 
 
-def _empty(vehicles: int, idle_models: int) -> WarmCache:
-    return WarmCache(vehicles=vehicles, idle_models=idle_models)
+def _empty(frame_bytes: int, idle_models: int) -> WarmCache:
+    return WarmCache(frame_bytes=frame_bytes, idle_models=idle_models)

@@ -255,8 +255,9 @@ def test_settings_that_are_not_sent_have_their_defaults():
     assert read_settings("{}").model == ModelConfig()
 
 
-def test_only_a_few_of_many_vehicles_stay_open(small_fleet):
-    warm = WarmCache(vehicles=2)
+def test_vehicles_stay_open_as_long_as_their_frames_fit_the_budget(small_fleet):
+    frame_bytes_of_two = 2 * 60 * 32 * 32 * 3
+    warm = WarmCache(frame_bytes=frame_bytes_of_two)
     vehicles = [load_vehicle_config(path) for path in small_fleet.vehicles.values()]
 
     first = [warm.dataset(vehicle, DATA) for vehicle in vehicles]
@@ -266,9 +267,16 @@ def test_only_a_few_of_many_vehicles_stay_open(small_fleet):
     assert warm.dataset(vehicles[0], DATA) is not first[0]
 
 
+def test_the_vehicle_at_work_stays_open_however_large_it_is(small_fleet):
+    warm = WarmCache(frame_bytes=1)
+    vehicle = load_vehicle_config(small_fleet.vehicles["car0"])
+
+    assert warm.dataset(vehicle, DATA) is warm.dataset(vehicle, DATA)
+
+
 def test_an_app_can_travel_to_another_process_with_empty_caches(small_fleet):
     """Flower's own simulation pickles the app for every message."""
-    warm = WarmCache(vehicles=3)
+    warm = WarmCache(frame_bytes=10**6)
     dataset = warm.dataset(load_vehicle_config(small_fleet.vehicles["car0"]), DATA)
 
     copy = pickle.loads(pickle.dumps(warm))
