@@ -4,6 +4,7 @@ import contextlib
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from convoy_server.report.on_disk import PAGE_FILE
 from convoy_server.report.summary import print_summary
 from convoy_server.tensorboard import TensorBoardObserver, tensorboard_installed
 from convoy_simulation.evaluation import evaluate_on_recordings, evaluate_on_roads, table_of
-from convoy_simulation.fleet import FleetConfig, plan_fleet, record_fleet
+from convoy_simulation.fleet import plan_fleet, record_fleet
 from convoy_simulation.run import SimulationPlan
 from convoy_simulation.run import simulate as run_simulation
 from convoy_simulation.scenario import DEMO, load_scenario
@@ -115,22 +116,37 @@ def evaluate(
 
 def data_record(
     out: Annotated[Path, typer.Option(help="Folder for the recordings; new, or of this fleet.")],
-    vehicles: Annotated[int, typer.Option(help="How many vehicles drive.", min=1)] = 6,
-    frames: Annotated[int, typer.Option(help="Frames that each vehicle records.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Same seed, same recordings.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes; 0 is one a core.", min=0)] = 0,
+    scenario: Annotated[
+        Path, typer.Option(help="Whose [fleet] drives; without it, the demo's.")
+    ] = DEMO,
+    vehicles: Annotated[
+        int | None, typer.Option(help="How many vehicles, instead of the scenario's.", min=1)
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames a vehicle, instead of the scenario's.", min=1)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the scenario's.", min=0)] = None,
 ) -> None:
     """Let the simulator's expert drive and write Donkeycar tubs, one a vehicle.
 
     Each vehicle has its own tracks and its own camera: day, dark, fog, …
 
-    Example: convoy data record --out recordings
+    Example:
+        convoy data record --out recordings
     """
-    config = FleetConfig(vehicles=vehicles, frames_per_vehicle=frames)
-
-    def say(done: int, total: int) -> None:
-        typer.echo(f"recorded {done} of {total} vehicles", err=True)
-
-    tubs = record_fleet(config, out, seed, workers, say)
-    for plan, tub in zip(plan_fleet(config), tubs, strict=True):
-        typer.echo(f"{tub}: {plan.frames} frames, {len(plan.track_seeds)} drives")
+    chosen = load_scenario(scenario).with_overrides(seed=seed)
+    fleet = replace(
+        chosen.fleet,
+        vehicles=vehicles or chosen.fleet.vehicles,
+        frames_per_vehicle=frames or chosen.fleet.frames_per_vehicle,
+    )
+    with progress_display(Console(stderr=True)) as display:
+        tubs = record_fleet(
+            fleet,
+            out,
+            chosen.seed,
+            fleet.workers,
+            lambda done, total: display.phase("record the fleet", done, total),
+        )
+    for plan, tub in zip(plan_fleet(fleet), tubs, strict=True):
+        print(f"{tub}: {plan.frames} frames, {len(plan.track_seeds)} drives")

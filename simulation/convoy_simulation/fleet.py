@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from convoy_simulation.roads.recorder import RecordingConfig, record_drive
 from convoy_simulation.worker_pool import Progress, no_progress, run_jobs
 
 # Part of every key: raise it when the same settings would give other recordings.
-RECORDER_VERSION = 1
+RECORDER_VERSION = 2
 FLEET_FILE = "fleet.json"
 # Recordings are reproducible, so their clock is made up: 1 January 2026, an hour a vehicle.
 FIRST_TIMESTAMP_S = 1_767_225_600
@@ -151,6 +151,20 @@ def plan_fleet(config: FleetConfig) -> tuple[VehiclePlan, ...]:
 def fleet_appearances(config: FleetConfig) -> tuple[str, ...]:
     """The different appearances in the fleet, in the order of the vehicles."""
     return tuple(dict.fromkeys(plan.appearance for plan in plan_fleet(config)))
+
+
+def check_unseen(config: FleetConfig, track_seeds: Sequence[int]) -> None:
+    """Check that no vehicle records on a track that drivers are to be tried on.
+
+    Raises:
+        UsageError: One does.
+    """
+    for plan in plan_fleet(config):
+        if seen := sorted(set(plan.track_seeds) & set(track_seeds)):
+            raise UsageError(
+                f"[closed_loop] track_seeds: {plan.vehicle_id} records on track {seen[0]}; "
+                "choose tracks that no vehicle has seen"
+            )
 
 
 def record_fleet(

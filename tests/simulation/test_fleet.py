@@ -11,10 +11,12 @@ from PIL import Image
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.settings import from_table, to_table
 from convoy_simulation import fleet as fleet_module
+from convoy_simulation.commands import data_record
 from convoy_simulation.fleet import (
     FleetConfig,
     VehicleOverride,
     cached_fleet,
+    check_unseen,
     fleet_appearances,
     fleet_key,
     plan_fleet,
@@ -151,6 +153,23 @@ def test_an_override_of_no_vehicle_is_refused():
     config = dataclasses.replace(SMALL, vehicle={"car9": VehicleOverride()})
     with pytest.raises(UsageError, match=r"fleet.vehicle.car9.*car0 to car1"):
         plan_fleet(config)
+
+
+def test_a_track_that_a_vehicle_records_on_is_no_unseen_track():
+    check_unseen(SMALL, (1, 2, 999, 1004))
+    with pytest.raises(UsageError, match=r"track_seeds: car1-dark records on track 1003"):
+        check_unseen(SMALL, (1, 1003))
+
+
+def test_the_verb_records_what_a_scenario_says_with_the_numbers_asked_for(tmp_path, capsys):
+    scenario = tmp_path / "mine.toml"
+    scenario.write_text(
+        "seed = 4\n[fleet]\nappearances = ['fog']\ntracks_per_vehicle = 2\n"
+        "[fleet.recording]\nskip_s = 0.0\n"
+    )
+    data_record(out=tmp_path / "out", scenario=scenario, vehicles=1, frames=3)
+    assert capsys.readouterr().out == f"{tmp_path}/out/car0-fog: 3 frames, 2 drives\n"
+    assert len(records(tmp_path / "out/car0-fog")) == 3
 
 
 def test_the_section_is_read_from_a_table_and_written_back():
