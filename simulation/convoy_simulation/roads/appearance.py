@@ -68,7 +68,7 @@ def glare(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
 def rain(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
     """Rain: little colour, little contrast, bright streaks."""
     rows, columns = picture_HWC.shape[:2]
-    mix_CC = 0.55 * (0.25 * np.eye(3, dtype=np.float32) + np.float32(0.25))
+    mix_CC = 0.6 * (0.4 * np.eye(3, dtype=np.float32) + np.float32(0.2))
     dull_HWC = _mixed(picture_HWC, mix_CC, (18.0, 24.0, 34.0))
     streaks = max(1, columns // 4)
     tops, lefts = rng.integers(0, rows, streaks), rng.integers(0, columns, streaks)
