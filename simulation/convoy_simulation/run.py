@@ -177,6 +177,7 @@ def run_rounds(
         nodes,
         workers=worker_count(scenario.fleet.workers),
         engine=scenario.fleet.engine,
+        run_config=settings,
     ) as grid:
         server_app(grid, make_context(SERVER_NODE, {}, settings, run_id=1))
     return results[0]
