@@ -29,7 +29,7 @@ setup: .venv/ready ## create .venv with what the simulation needs, versions lock
 setup-dev: .venv/ready-dev ## the same with everything for tests and checks
 
 demo: setup ## record a small fleet, train it together, release an int8 model, write a report
-	$(BIN)/convoy simulate simulation/convoy_simulation/scenarios/demo.toml --out runs/demo
+	$(BIN)/convoy simulate simulation/convoy_simulation/scenarios/demo.toml --out runs/demo --overwrite
 
 test: setup-dev ## every test
 	$(BIN)/pytest -n 2 --dist loadfile

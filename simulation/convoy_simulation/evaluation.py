@@ -51,8 +51,12 @@ def evaluate_on_recordings(
     return {"model": str(model), "recordings": rows, "mean": mean}
 
 
-def evaluate_on_roads(model: Path) -> dict[str, Any]:
-    """Let the model drive the default fleet's cameras on the default unseen tracks.
+def evaluate_on_roads(model: Path, config: ClosedLoopConfig | None = None) -> dict[str, Any]:
+    """Let the model drive with the cameras of the default fleet.
+
+    Args:
+        model: A released ONNX file.
+        config: How; None takes the default unseen tracks.
 
     Returns:
         "closed_loop": as in report.json, with the expert beside the model.
@@ -62,7 +66,7 @@ def evaluate_on_roads(model: Path) -> dict[str, Any]:
     """
     data = data_config_of(model, OnnxDriver(model))
     result = closed_loop_scores(
-        {"model": model}, ClosedLoopConfig(), fleet_appearances(FleetConfig()), data
+        {"model": model}, config or ClosedLoopConfig(), fleet_appearances(FleetConfig()), data
     )
     return {"model": str(model), "closed_loop": result.report()}
 
