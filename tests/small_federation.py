@@ -1,6 +1,7 @@
 """Run a small fleet through the two real apps, as a simulation does."""
 
 import json
+import os
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def run_small_federation(
 
 
 def announce_and_run(started: Event, *args: Any, **kwargs: Any) -> None:
-    """`run_small_federation` for a process of its own that somebody wants to kill."""
+    """`run_small_federation` for a process that somebody wants to kill, in a group of its own."""
+    os.setpgid(0, 0)
     started.set()
     run_small_federation(*args, **kwargs)
 

@@ -1,7 +1,9 @@
 """kill -9 at any moment, start again with resume: the same model and the same round lines."""
 
 import multiprocessing
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -79,16 +81,24 @@ def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
 
 
 @pytest.mark.slow
-def test_the_workers_of_a_killed_run_die_with_it(start_a_life, tmp_path):
+@pytest.mark.parametrize(
+    ("stop", "exit_code"),
+    [
+        (lambda life: life.kill(), -signal.SIGKILL),
+        (lambda life: os.killpg(life.pid, signal.SIGINT), 1),  # Ctrl-C reaches the whole group
+    ],
+)
+def test_the_workers_of_a_stopped_run_end_with_it(start_a_life, tmp_path, stop, exit_code):
     life = start_a_life("processes")
     deadline_s = time.monotonic() + 60
     while finished_rounds(tmp_path / "run") < 1 and time.monotonic() < deadline_s:
         time.sleep(0.02)
     workers = descendants(life.pid)
 
-    life.kill()
-    life.join()
+    stop(life)
+    life.join(timeout=30)
 
+    assert life.exitcode == exit_code
     assert workers
     while alive(workers) and time.monotonic() < deadline_s:
         time.sleep(0.05)
