@@ -12,30 +12,25 @@ import typer
 from rich.console import Console
 
 from convoy_protos.errors import UsageError
-from convoy_server.errors import RunInterruptedError
-from convoy_server.observer import RunObserver
-from convoy_server.observer_group import ObserverGroup
-from convoy_server.progress import progress_display
-from convoy_server.report.on_disk import PAGE_FILE
-from convoy_server.report.summary import print_summary
-from convoy_server.tensorboard import TensorBoardObserver, tensorboard_installed
-from convoy_simulation.evaluation import evaluate_on_recordings, evaluate_on_roads, table_of
-from convoy_simulation.fleet import plan_fleet, record_fleet
-from convoy_simulation.run import SimulationPlan
-from convoy_simulation.run import simulate as run_simulation
-from convoy_simulation.scenario import DEMO, load_scenario
+from convoy_simulation.scenarios import DEMO
 
 CACHE = Path.home() / ".cache" / "convoy"
 
 CacheOption = Annotated[
-    Path, typer.Option("--cache", help="Recorded fleets and decoded frames, kept between runs.")
+    Path,
+    typer.Option(
+        "--cache",
+        help="Recorded fleets and decoded frames, kept between runs.",
+        show_default="~/.cache/convoy",
+    ),
 ]
 
 
 def simulate(  # noqa: PLR0917 - one parameter an option
     out: Annotated[Path, typer.Option(help="The run directory.")],
     scenario: Annotated[
-        Path, typer.Argument(metavar="[SCENARIO.toml]", help="What to run; without it, the demo.")
+        Path,
+        typer.Argument(metavar="[SCENARIO.toml]", help="What to run.", show_default="the demo"),
     ] = DEMO,
     data: Annotated[
         list[Path] | None,
@@ -59,6 +54,16 @@ def simulate(  # noqa: PLR0917 - one parameter an option
         convoy simulate --out runs/demo
         convoy simulate my.toml --data recordings --out runs/mine
     """
+    from convoy_server.errors import RunInterruptedError
+    from convoy_server.observer_group import ObserverGroup
+    from convoy_server.progress import progress_display
+    from convoy_server.report.on_disk import PAGE_FILE
+    from convoy_server.report.summary import print_summary
+    from convoy_server.tensorboard import TensorBoardObserver, tensorboard_installed
+    from convoy_simulation.run import SimulationPlan
+    from convoy_simulation.run import simulate as run_simulation
+    from convoy_simulation.scenario import load_scenario
+
     plan = SimulationPlan(
         out=out,
         cache_dir=cache,
@@ -71,13 +76,14 @@ def simulate(  # noqa: PLR0917 - one parameter an option
     chosen = load_scenario(scenario).with_overrides(rounds=rounds, seed=seed)
     console = Console()
     with contextlib.ExitStack() as stack:
-        observers: list[RunObserver] = [stack.enter_context(progress_display(console))]
+        display = stack.enter_context(progress_display(console))
+        observer = ObserverGroup([display])
         if tensorboard_installed():
             events = TensorBoardObserver(out)
             stack.callback(events.close)
-            observers.append(events)
+            observer = ObserverGroup([display, events])
         try:
-            report = run_simulation(chosen, plan, ObserverGroup(observers))
+            report = run_simulation(chosen, plan, observer)
         except RunInterruptedError as interrupt:
             raise KeyboardInterrupt(str(interrupt)) from interrupt
         except KeyboardInterrupt as interrupt:
@@ -107,6 +113,8 @@ def evaluate(
     """
     if bool(data) == closed_loop:
         raise UsageError("name either recordings with --data, or --closed-loop")
+    from convoy_simulation.evaluation import evaluate_on_recordings, evaluate_on_roads, table_of
+
     figures = evaluate_on_recordings(model, data, cache) if data else evaluate_on_roads(model)
     if as_json:
         print(json.dumps(figures, indent=1))
@@ -117,7 +125,7 @@ def evaluate(
 def data_record(
     out: Annotated[Path, typer.Option(help="Folder for the recordings; new, or of this fleet.")],
     scenario: Annotated[
-        Path, typer.Option(help="Whose [fleet] drives; without it, the demo's.")
+        Path, typer.Option(help="Whose [fleet] drives.", show_default="the demo")
     ] = DEMO,
     vehicles: Annotated[
         int | None, typer.Option(help="How many vehicles, instead of the scenario's.", min=1)
@@ -134,6 +142,10 @@ def data_record(
     Example:
         convoy data record --out recordings
     """
+    from convoy_server.progress import progress_display
+    from convoy_simulation.fleet import plan_fleet, record_fleet
+    from convoy_simulation.scenario import load_scenario
+
     chosen = load_scenario(scenario).with_overrides(seed=seed)
     fleet = replace(
         chosen.fleet,

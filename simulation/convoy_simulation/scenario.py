@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
@@ -28,10 +28,6 @@ from convoy_simulation.baselines import BaselineConfig
 from convoy_simulation.faults import FaultConfig, read_faults
 from convoy_simulation.fleet import FleetConfig
 from convoy_simulation.roads.closed_loop import ClosedLoopConfig
-
-SCENARIOS: Final = Path(__file__).parent / "scenarios"
-"""Scenarios that come with Convoy."""
-DEMO: Final = SCENARIOS / "demo.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

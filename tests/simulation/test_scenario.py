@@ -11,7 +11,8 @@ import pytest
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_server.rounds import RoundConfig
 from convoy_simulation.faults import FaultRule
-from convoy_simulation.scenario import DEMO, SCENARIOS, Scenario, load_scenario, run_config
+from convoy_simulation.scenario import Scenario, load_scenario, run_config
+from convoy_simulation.scenarios import DEMO
 
 
 def scenario_file(folder: Path, text: str) -> Path:
@@ -130,7 +131,7 @@ def test_the_server_gets_its_part(tmp_path):
     assert (run.model.name, run.privacy.clip_norm) == ("slim", 2.0)
 
 
-@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(DEMO.parent.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_scenario_that_comes_with_convoy_can_be_read(path):
     assert load_scenario(path).name == path.stem
 
