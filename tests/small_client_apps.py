@@ -48,13 +48,26 @@ def obedient() -> ClientApp:
     return app
 
 
-def unpicklable_reply() -> ClientApp:
-    """Returns something that no process can send."""
+def unsendable() -> ClientApp:
+    """Replies with something that has no pickle."""
     app = ClientApp()
 
     @app.train()
-    def train(_message: Message, _context: Context) -> Message:
-        return (each for each in ())  # a generator has no pickle
+    def train(message: Message, _context: Context) -> Message:
+        reply = Message(RecordDict(), reply_to=message)
+        reply.__dict__["_content"] = (each for each in ())
+        return reply
+
+    return app
+
+
+def careless() -> ClientApp:
+    """Forgets to reply, and leaves something that is no state."""
+    app = ClientApp()
+
+    @app.train()
+    def train(_message: Message, context: Context) -> Message:
+        context.state = "done"
 
     return app
 

@@ -186,7 +186,7 @@ def run_task(app: ClientApp, task: ClientTask) -> FinishedTask:
     reply = answer(app, message, task.context)
     if task.limit_s is not None and time.monotonic() - started_s > task.limit_s:
         reply = None
-    return FinishedTask(key=task.key, reply=reply, state=task.context.state)
+    return FinishedTask(key=task.key, reply=reply, state=state_after(task.context))
 
 
 def answer(app: ClientApp, message: Message, context: Context) -> Message | None:
@@ -199,7 +199,16 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message | None
         logger.debug("node %d failed", context.node_id, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
         return error_reply(message, CLIENT_APP_RAISED, reason)
+    if not isinstance(reply, Message):
+        reason = f"the client app returned {type(reply).__name__} instead of a Message"
+        return error_reply(message, CLIENT_APP_RAISED, reason)
     return reply
+
+
+def state_after(context: Context) -> RecordDict | None:
+    """The state that the client leaves behind; None if it is nothing that could be kept."""
+    state: object = context.state
+    return state if isinstance(state, RecordDict) else None
 
 
 def isolated(content: RecordDict) -> RecordDict:

@@ -27,13 +27,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 
 from convoy_simulation.client_engines import (
     ClientAppFactory,
     ClientTask,
     FinishedTask,
     answer,
+    state_after,
 )
 from convoy_simulation.errors import WorkerStartError
 from convoy_simulation.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RAISED, error_reply
@@ -211,7 +212,7 @@ def run_worker(connection: Connection, factory: ClientAppFactory) -> None:
         except EOFError:
             return
         reply = answer(app, message, context)
-        connection.send_bytes(_pickled_result(message, reply, context))
+        connection.send_bytes(_pickled_result(message, reply, state_after(context)))
 
 
 def _exit_with_parent() -> None:
@@ -222,9 +223,9 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _pickled_result(message: Message, reply: Message | None, context: Context) -> bytes:
+def _pickled_result(message: Message, reply: Message | None, state: RecordDict | None) -> bytes:
     try:
-        return pickle.dumps((reply, context.state), protocol=5)
+        return pickle.dumps((reply, state), protocol=5)
     except Exception as error:  # noqa: BLE001 - whatever a client returned must not end its worker
         refusal = error_reply(message, CLIENT_APP_RAISED, f"its reply cannot be sent: {error}")
         return pickle.dumps((refusal, None), protocol=5)

@@ -109,6 +109,17 @@ def test_an_exception_in_a_client_is_an_error_reply(open_grid, engine, workers):
 
 
 @every_engine
+def test_a_client_that_forgets_to_reply_is_an_error_reply(open_grid, engine, workers):
+    grid = open_grid(engine, workers, "careless")
+
+    for _ in range(2):
+        (reply,) = grid.send_and_receive([order(10)])
+
+        assert reply.error.code == CLIENT_APP_RAISED
+        assert reply.error.reason == "the client app returned NoneType instead of a Message"
+
+
+@every_engine
 def test_a_silent_client_yields_nothing_and_holds_up_nobody(open_grid, engine, workers):
     grid = open_grid(engine, workers)
     started_s = time.monotonic()
@@ -327,7 +338,7 @@ def test_a_client_app_that_cannot_be_built_ends_the_run_with_the_reason(open_gri
 
 
 def test_a_reply_that_cannot_be_sent_is_an_error_reply(open_grid):
-    grid = open_grid("processes", 1, "unpicklable_reply")
+    grid = open_grid("processes", 1, "unsendable")
 
     (reply,) = grid.send_and_receive([order(10)])
 
