@@ -386,8 +386,8 @@ def there_and_back(grid: Grid, laps: Laps) -> None:
     node_ids = sorted(wait_for_nodes(grid))
     for number in range(TRIVIAL_ROUNDS):
         content = RecordDict({"model": packed_record(model_N)})
-        chosen = np.random.default_rng(number).choice(node_ids, COHORT, replace=False)
-        messages = [Message(content, int(node), "train") for node in chosen]
+        chosen = np.random.default_rng(number).choice(VEHICLES, COHORT, replace=False)
+        messages = [Message(content, node_ids[index], "train") for index in chosen]
         replies = sum(1 for reply in grid.send_and_receive(messages) if reply.has_content())
         assert replies == COHORT
         laps.lap()
