@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convoy_driving.evaluation import evaluate, torch_predictor
-from convoy_driving.parameters import schema_of, unflatten
+from convoy_driving.parameters import unflatten
 from convoy_edge_client.devices import prepare_device
 from convoy_edge_client.instructions import check_model, read_settings
 from convoy_edge_client.vehicle_config import VehicleConfig
@@ -35,8 +35,8 @@ def held_back_counts(
     device = prepare_device(vehicle)
     dataset = warm.dataset(vehicle, settings.data)
     size = (settings.data.frame_height, settings.data.frame_width)
-    with warm.model(settings.model, *size, device) as model:
-        check_model(instructions, global_N, schema_of(model))
+    with warm.network(settings.model, *size, device) as (model, schema):
+        check_model(instructions, global_N, schema)
         unflatten(global_N, model)
         predict = torch_predictor(model, device, settings.data.steering_threshold)
         counts = evaluate(predict, dataset, dataset.held_indices)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convoy_compression.update.codec import codec_on_wire
-from convoy_driving.parameters import flatten, schema_of, unflatten
+from convoy_driving.parameters import flatten, unflatten
 from convoy_driving.training import train, vehicle_seed
 from convoy_edge_client.devices import prepare_device
 from convoy_edge_client.instructions import check_model, read_settings
@@ -43,8 +43,7 @@ def trained_update(
     device = prepare_device(vehicle)
     dataset = warm.dataset(vehicle, settings.data)
     size = (settings.data.frame_height, settings.data.frame_width)
-    with warm.model(settings.model, *size, device) as model:
-        schema = schema_of(model)
+    with warm.network(settings.model, *size, device) as (model, schema):
         check_model(instructions, global_N, schema)
         unflatten(global_N, model)
         result = train(

@@ -9,15 +9,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from convoy_driving.data_config import DataConfig
 from convoy_driving.dataset import VehicleDataset, load_vehicle
 from convoy_driving.models.driving_model import DrivingModel
 from convoy_driving.models.registry import ModelConfig, build_model
+from convoy_driving.parameters import ParameterSchema, schema_of
 from convoy_edge_client.vehicle_config import VehicleConfig
 
 _DatasetKey = tuple[VehicleConfig, DataConfig]
 _ModelKey = tuple[ModelConfig, int, int, str]
+
+
+class Network(NamedTuple):
+    """A network and what its parameters look like."""
+
+    model: DrivingModel
+    schema: ParameterSchema
 
 
 class WarmCache:
@@ -33,7 +42,7 @@ class WarmCache:
         self._frame_bytes = frame_bytes
         self._idle_models = idle_models
         self._datasets: OrderedDict[_DatasetKey, VehicleDataset] = OrderedDict()
-        self._models: list[tuple[_ModelKey, DrivingModel]] = []
+        self._idle: list[tuple[_ModelKey, Network]] = []
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Callable[[int, int], "WarmCache"], tuple[int, int]]:
@@ -60,34 +69,34 @@ class WarmCache:
         return loaded
 
     @contextmanager
-    def model(
+    def network(
         self, config: ModelConfig, frame_height: int, frame_width: int, device: str
-    ) -> Iterator[DrivingModel]:
+    ) -> Iterator[Network]:
         """A network nobody else uses meanwhile; its parameters are those its last user left."""
         key = (config, frame_height, frame_width, device)
-        model = self._take_model(key)
-        if model is None:
-            # The seed is of no consequence: the global model replaces every parameter.
-            model = build_model(config, frame_height, frame_width, seed=0).to(device)
+        network = self._take(key) or _build(*key)
         try:
-            yield model
+            yield network
         finally:
-            self._give_back_model(key, model)
+            with self._lock:
+                self._idle.append((key, network))
+                del self._idle[: -self._idle_models]
 
     def _mapped_bytes(self) -> int:
         return sum(dataset.frames_NHWC.nbytes for dataset in self._datasets.values())
 
-    def _take_model(self, key: _ModelKey) -> DrivingModel | None:
+    def _take(self, key: _ModelKey) -> Network | None:
         with self._lock:
-            for index, (idle_key, _) in enumerate(self._models):
+            for index, (idle_key, _) in enumerate(self._idle):
                 if idle_key == key:
-                    return self._models.pop(index)[1]
+                    return self._idle.pop(index)[1]
         return None
 
-    def _give_back_model(self, key: _ModelKey, model: DrivingModel) -> None:
-        with self._lock:
-            self._models.append((key, model))
-            del self._models[: -self._idle_models]
+
+def _build(config: ModelConfig, frame_height: int, frame_width: int, device: str) -> Network:
+    # The seed is of no consequence: the global model replaces every parameter.
+    model = build_model(config, frame_height, frame_width, seed=0).to(device)
+    return Network(model, schema_of(model))
 
 
 def _empty(frame_bytes: int, idle_models: int) -> WarmCache:

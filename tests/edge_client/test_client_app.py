@@ -288,11 +288,11 @@ def test_a_network_in_use_is_given_to_nobody_else():
     warm = WarmCache(idle_models=1)
     key = (MODEL, 32, 32, "cpu")
 
-    with warm.model(*key) as one, warm.model(*key) as other:
+    with warm.network(*key) as one, warm.network(*key) as other:
         assert one is not other
-    with warm.model(*key) as again:
+    with warm.network(*key) as again:
         assert again is one  # given back last; only one idle network is kept
-        with warm.model(*key) as fresh:
+        with warm.network(*key) as fresh:
             assert fresh is not other
 
 
