@@ -21,12 +21,14 @@ class Batch:
         steering_B: -1 full left to +1 full right.
         throttle_B: -1 full reverse to +1 full ahead.
         brightness_B: Factor on each frame's values; 1 leaves it as it is.
+        weights_B: Weight of each example's steering error in the loss.
     """
 
     frames_BHWC: NDArray[np.uint8]
     steering_B: NDArray[np.float32]
     throttle_B: NDArray[np.float32]
     brightness_B: NDArray[np.float32]
+    weights_B: NDArray[np.float32]
 
 
 def mirror(

@@ -15,8 +15,8 @@ from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import flatten, schema_of
 from convoy_driving.training import (
     TrainingConfig,
-    class_weights,
     driving_loss,
+    example_weights,
     fast_at_bfloat16,
     train,
     vehicle_seed,
@@ -181,16 +181,12 @@ def test_class_weights_make_rare_classes_count_and_are_limited():
     skewed = replace(dataset, steering_N=steering_N)
     config = TrainingConfig(class_weight_limit=5.0)
 
-    assert class_weights(skewed, config, mirrored=False).tolist() == pytest.approx(
-        [5.0, 300 / (3 * 267), 300 / 90]
-    )
-    mirrored = class_weights(skewed, config, mirrored=True)
-    assert mirrored[0] == mirrored[2] == 5.0
-    assert class_weights(skewed, replace(config, class_weighted=False), mirrored=True).tolist() == [
-        1.0,
-        1.0,
-        1.0,
-    ]
+    weights_N = example_weights(skewed, config, mirrored=False)
+    assert weights_N[[30, 0, 60]].tolist() == pytest.approx([5.0, 300 / 90, 300 / (3 * 267)])
+    mirrored_N = example_weights(skewed, config, mirrored=True)
+    assert mirrored_N[[30, 0, 60]].tolist() == pytest.approx([5.0, 5.0, 300 / (3 * 267)])
+    unweighted = replace(config, class_weighted=False)
+    assert set(example_weights(skewed, unweighted, mirrored=True)) == {1.0}
 
 
 def test_the_loss_is_nine_parts_steering_and_one_part_throttle():
