@@ -32,7 +32,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -105,33 +104,28 @@ class Measurement:
 
 
 class Laps:
-    """Notes wall and processor time whenever a round ends, and memory all the time."""
+    """Notes when rounds end, and the processor time at the first and the last one that counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, rounds: int) -> None:
         self._started_s = time.perf_counter()
-        self._laps: list[tuple[float, float]] = []
-        self._peak_bytes = 0
-        threading.Thread(target=self._watch_memory, daemon=True).start()
+        self._ends_s: list[float] = []
+        self._cpu_s: list[float] = []
+        self._rounds = rounds
 
     def lap(self) -> None:
         """A round ended."""
-        self._laps.append((time.perf_counter(), tree_cpu_s()))
+        self._ends_s.append(time.perf_counter())
+        if len(self._ends_s) in (1, self._rounds - 1):
+            self._cpu_s.append(tree_cpu_s())
 
-    def result(self) -> Measurement:
+    def result(self) -> dict[str, float]:
         """Over all rounds but the first and the last, which do other things as well."""
-        laps = self._laps[:-1] if len(self._laps) > 3 else self._laps
-        times_s = [after[0] - before[0] for before, after in itertools.pairwise(laps)]
-        return Measurement(
-            round_s=statistics.median(times_s),
-            cpu_round_s=(laps[-1][1] - laps[0][1]) / (len(laps) - 1),
-            peak_mib=self._peak_bytes / 2**20,
-            start_s=self._laps[0][0] - self._started_s,
-        )
-
-    def _watch_memory(self) -> None:
-        while True:
-            self._peak_bytes = max(self._peak_bytes, tree_rss_bytes(os.getpid()) or 0)
-            time.sleep(0.2)
+        ends_s = self._ends_s[:-1]
+        return {
+            "round_s": statistics.median(b - a for a, b in itertools.pairwise(ends_s)),
+            "cpu_round_s": (self._cpu_s[1] - self._cpu_s[0]) / (len(ends_s) - 1),
+            "start_s": self._ends_s[0] - self._started_s,
+        }
 
 
 @dataclass(frozen=True)
@@ -216,14 +210,21 @@ def run_alone(name: str, folder: Path, rounds: int) -> Measurement:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [sys.executable, __file__, "--side", name, "--fleet", str(folder)]
-    done = subprocess.run(  # noqa: S603 - ourselves
-        [*command, "--rounds", str(rounds)],
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return Measurement(**json.loads(done.stdout.splitlines()[-1]))
+    peak_bytes = 0
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(  # noqa: S603 - ourselves
+            [*command, "--rounds", str(rounds)], env=environment, stdout=output
+        ) as process,
+    ):
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, tree_rss_bytes(process.pid) or 0)
+            time.sleep(0.2)
+        if process.returncode:
+            raise SystemExit(f"{name} failed")
+        output.seek(0)
+        figures = json.loads(output.read().splitlines()[-1])
+    return Measurement(**figures, peak_mib=peak_bytes / 2**20)
 
 
 def run_side(name: str, folder: Path, rounds: int) -> None:
@@ -231,10 +232,11 @@ def run_side(name: str, folder: Path, rounds: int) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    laps = Laps()
+    rounds = TRIVIAL_ROUNDS if name.startswith("trivial") else rounds
+    laps = Laps(rounds)
     with tempfile.TemporaryDirectory() as out:
         SIDES[name](Job(folder, rounds, laps, Path(out)))
-    print(json.dumps(vars(laps.result())), flush=True)
+    print(json.dumps(laps.result()), flush=True)
 
 
 # The sides: each runs its rounds and calls laps.lap() after each.
@@ -283,7 +285,7 @@ def ray(job: Job) -> None:
 def trivial_in_process(engine: EngineName, workers: int, job: Job) -> None:
     """There and back in the in-process grid."""
     with InProcessGrid(echo_app, nodes(job.folder), engine=engine, workers=workers) as grid:
-        there_and_back(grid, job.laps)
+        there_and_back(grid, job)
 
 
 def trivial_ray(job: Job) -> None:
@@ -292,7 +294,7 @@ def trivial_ray(job: Job) -> None:
 
     @server_app.main()
     def main_of_run(grid: Grid, _context: Context) -> None:
-        there_and_back(streaming(grid), job.laps)
+        there_and_back(streaming(grid), job)
 
     simulate_in_ray(server_app, echo_app())
 
@@ -327,19 +329,18 @@ class BareTrainer:
 
     def __init__(self, folder: Path) -> None:
         torch.set_num_threads(1)
-        self._folder = folder
         self._datasets: dict[str, VehicleDataset] = {}
+        for name in names():
+            vehicle = load_vehicle_config(vehicle_file(folder, name))
+            self._datasets[name] = load_vehicle(
+                name, vehicle.recording_paths, DATA, vehicle.cache_path
+            )
         self._model = build_model(MODEL, DATA.frame_height, DATA.frame_width, SEED)
         self.start_N = flatten(self._model)
 
     def update(self, job: tuple[int, str, NDArray[np.float32]]) -> tuple[int, NDArray[np.float32]]:
         """Examples and update of one vehicle in one round."""
         number, name, model_N = job
-        if name not in self._datasets:
-            vehicle = load_vehicle_config(vehicle_file(self._folder, name))
-            self._datasets[name] = load_vehicle(
-                name, vehicle.recording_paths, DATA, vehicle.cache_path
-            )
         unflatten(model_N, self._model)
         seed = vehicle_seed(SEED, number, name)
         result = train(self._model, self._datasets[name], TRAINING, seed=seed)
@@ -380,17 +381,17 @@ def echo_app() -> ClientApp:
     return app
 
 
-def there_and_back(grid: Grid, laps: Laps) -> None:
+def there_and_back(grid: Grid, job: Job) -> None:
     """Send the model to a cohort and read every reply."""
     model_N = np.zeros(parameter_count(), np.float32)
     node_ids = sorted(wait_for_nodes(grid))
-    for number in range(TRIVIAL_ROUNDS):
+    for number in range(job.rounds):
         content = RecordDict({"model": packed_record(model_N)})
         chosen = np.random.default_rng(number).choice(VEHICLES, COHORT, replace=False)
         messages = [Message(content, node_ids[index], "train") for index in chosen]
         replies = sum(1 for reply in grid.send_and_receive(messages) if reply.has_content())
         assert replies == COHORT
-        laps.lap()
+        job.laps.lap()
 
 
 def packed_record(model_N: NDArray[np.float32]) -> ArrayRecord:

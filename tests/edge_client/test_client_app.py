@@ -17,7 +17,7 @@ from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import flatten, schema_of, unflatten
 from convoy_edge_client.app import make_client_app
 from convoy_edge_client.errors import RefusedInstructionsError
-from convoy_edge_client.instructions import read_settings
+from convoy_edge_client.instructions import check_model, read_settings
 from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.envelope import UPDATE_METRICS, unpack
@@ -236,6 +236,23 @@ def test_a_profile_of_a_run_that_does_not_say_how_to_read_recordings_is_refused(
 def test_bad_instructions_are_refused_by_name(ask, kind, change, error, words):
     with pytest.raises(error, match=words):
         ask(kind, **change)
+
+
+def test_every_model_is_checked_against_its_own_digest(network):
+    """A digest is kept for the bytes that it was computed from, and for no others."""
+    schema = schema_of(network)
+    good = flatten(network).tobytes()
+    bad = bytes(4) + good[4:]
+    instructions = RoundInstructions(
+        schema_digest=schema.digest, model_digest=hashlib.sha256(good).digest()
+    )
+
+    for _ in range(2):
+        check_model(instructions, np.frombuffer(good, "<f4"), schema)
+        check_model(instructions, np.frombuffer(good, "<f4").copy(), schema)
+        for damaged_N in (np.frombuffer(bad, "<f4"), np.frombuffer(good, "<f4")[:-1]):
+            with pytest.raises(RefusedInstructionsError, match="digest announced"):
+                check_model(instructions, damaged_N, schema)
 
 
 def test_an_unknown_codec_is_refused(ask):
