@@ -39,8 +39,8 @@ def day(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
 
 
 def dark(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
-    """Night: a fifth of the light, bluish, with the sensor's noise."""
-    dimmed_HWC = picture_HWC * np.array([0.16, 0.19, 0.26], np.float32)
+    """Night: a quarter of the light, bluish, with the sensor's noise."""
+    dimmed_HWC = picture_HWC * np.array([0.22, 0.26, 0.34], np.float32)
     return _to_bytes(dimmed_HWC + _noise(picture_HWC.shape, 3.0, rng))
 
 
