@@ -35,7 +35,7 @@ from convoy_server.run_config import (
 from convoy_simulation.baselines import CENTRAL, Baseline, baseline_jobs, train_baselines
 from convoy_simulation.environment import describe
 from convoy_simulation.faults import check_vehicles, client_app_factory
-from convoy_simulation.fleet import fleet_appearances
+from convoy_simulation.fleet import check_unseen, fleet_appearances
 from convoy_simulation.flower_internals import make_context
 from convoy_simulation.in_process_grid import InProcessGrid
 from convoy_simulation.proxy import load_proxy, simulated_proxy
@@ -105,11 +105,15 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
     environment = describe(plan.command)
     with ResourceMeter() as meter:
         run = run_config(scenario)
+        # The simulator's roads say nothing about a model of real recordings.
+        drives = scenario.closed_loop.enabled and not plan.recordings
+        if drives:
+            check_unseen(scenario.fleet, scenario.closed_loop.track_seeds)
         vehicles = gather_vehicles(scenario, plan, observer)
         check_vehicles(scenario.faults, [vehicle.vehicle_id for vehicle in vehicles])
         result = run_rounds(scenario, plan, vehicles, observer)
         trained = compare(scenario, plan.out, vehicles, observer)
-        roads = _Roads(scenario, observer) if _drives(scenario, plan) else None
+        roads = _Roads(scenario, observer) if drives else None
         release = release_model(scenario, plan, result, roads, observer)
         if roads is not None:
             roads.drive(_baseline_drivers(run, trained))
@@ -289,11 +293,6 @@ class _Roads:
         if self._drives is None:
             return ()
         return save_pictures(self._drives, out / "pictures", out)
-
-
-def _drives(scenario: Scenario, plan: SimulationPlan) -> bool:
-    """The simulator's roads say nothing about a model of real recordings."""
-    return scenario.closed_loop.enabled and not plan.recordings
 
 
 def _baseline_drivers(run: RunConfig, trained: Sequence[Baseline]) -> dict[str, DriverSource]:

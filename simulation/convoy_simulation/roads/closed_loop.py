@@ -62,7 +62,7 @@ class ClosedLoopConfig:
     """
 
     enabled: bool = True
-    track_seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    track_seeds: tuple[int, ...] = (11, 12, 13, 14, 15)
     appearances: tuple[str, ...] = ()
     speed_mps: float = 45.0
     physics_steps: int = 4
