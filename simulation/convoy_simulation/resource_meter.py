@@ -1,18 +1,21 @@
 """Seconds and bytes that a run costs: this process and everything it started.
 
-Memory is sampled from /proc (Linux); elsewhere it is unknown and stays None, never a made-up number.
+Sampled from /proc (Linux): workers are children of a fork server, whose time the kernel adds up
+only when they have ended. Elsewhere memory is unknown and stays None, never a made-up number.
 """
 
 import os
 import resource
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 _PROC = Path("/proc")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,9 @@ class Resources:
 
     Attributes:
         wall_s: Seconds on the clock.
-        cpu_s: Processor seconds of this process and of its children that have ended.
-        peak_rss_bytes: Most resident memory of the whole process tree at one moment; None if unknown.
+        cpu_s: Processor seconds of the process tree, up to the last sample of each process.
+        peak_rss_bytes: Most resident memory of the whole process tree at one moment, pages that
+            processes share counted in each; None if unknown.
     """
 
     wall_s: float
@@ -30,20 +34,38 @@ class Resources:
     peak_rss_bytes: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """What one process has used since it started.
+
+    Attributes:
+        identity: Process number and start time: numbers are used again.
+        cpu_s: Processor seconds, its own.
+        rss_bytes: Resident memory now.
+    """
+
+    identity: tuple[int, int]
+    cpu_s: float
+    rss_bytes: int
+
+
 class ResourceMeter:
-    """A context manager that samples memory in a thread until it is left."""
+    """A context manager that samples the process tree in a thread until it is left."""
 
     def __init__(self, interval_s: float = 0.25) -> None:
         self._interval_s = interval_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="resource-meter", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="resource-meter", daemon=True)
+        self._lock = threading.Lock()
+        self._cpu_s: dict[tuple[int, int], float] = {}
         self._peak_rss_bytes: int | None = None
         self._started_s = 0.0
         self._cpu_before_s = 0.0
 
     def __enter__(self) -> "ResourceMeter":
         self._started_s = time.monotonic()
-        self._cpu_before_s = _cpu_s()
+        self._sample()
+        self._cpu_before_s = self._tree_cpu_s()
         self._thread.start()
         return self
 
@@ -58,26 +80,37 @@ class ResourceMeter:
 
     def read(self) -> Resources:
         """What was used so far."""
+        self._sample()
         return Resources(
             wall_s=time.monotonic() - self._started_s,
-            cpu_s=_cpu_s() - self._cpu_before_s,
+            cpu_s=self._tree_cpu_s() - self._cpu_before_s,
             peak_rss_bytes=self._peak_rss_bytes,
         )
 
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._sample()
+
     def _sample(self) -> None:
-        while True:
-            now_bytes = tree_rss_bytes(os.getpid())
-            if now_bytes is not None:
+        with self._lock:
+            tree = list(process_tree(os.getpid()))
+            self._cpu_s |= {process.identity: process.cpu_s for process in tree}
+            if tree:
+                now_bytes = sum(process.rss_bytes for process in tree)
                 self._peak_rss_bytes = max(now_bytes, self._peak_rss_bytes or 0)
-            if self._stop.wait(self._interval_s):
-                return
+
+    def _tree_cpu_s(self) -> float:
+        if self._cpu_s:
+            return sum(self._cpu_s.values())
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        return own.ru_utime + own.ru_stime
 
 
-def tree_rss_bytes(root_pid: int) -> int | None:
-    """Resident bytes of a process and all its descendants; None where there is no /proc."""
+def process_tree(root_pid: int) -> Iterator[ProcessUse]:
+    """A process and all its descendants; nothing where there is no /proc."""
     if not _PROC.is_dir():
-        return None
-    rss: dict[int, int] = {}
+        return
+    use: dict[int, ProcessUse] = {}
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
@@ -89,16 +122,14 @@ def tree_rss_bytes(root_pid: int) -> int | None:
             continue
         pid = int(entry.name)
         children.setdefault(int(fields[1]), []).append(pid)
-        rss[pid] = int(fields[21]) * _PAGE_BYTES
-    total, queue = 0, [root_pid]
+        use[pid] = ProcessUse(
+            identity=(pid, int(fields[19])),
+            cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+            rss_bytes=int(fields[21]) * _PAGE_BYTES,
+        )
+    queue = [root_pid]
     while queue:
         pid = queue.pop()
-        total += rss.get(pid, 0)
+        if pid in use:
+            yield use[pid]
         queue.extend(children.get(pid, ()))
-    return total
-
-
-def _cpu_s() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from convoy_simulation.resource_meter import ResourceMeter, tree_rss_bytes
+from convoy_simulation.resource_meter import ResourceMeter, process_tree
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
 
+def rss_bytes() -> int:
+    return sum(process.rss_bytes for process in process_tree(os.getpid()))
+
+
 @needs_proc
 def test_a_child_process_counts_towards_the_tree():
-    alone_bytes = tree_rss_bytes(os.getpid())
+    alone_bytes = rss_bytes()
     hold_30_mb = (
         "import sys; held = bytearray(30_000_000); print('up', flush=True); sys.stdin.read()"
     )
@@ -26,7 +30,7 @@ def test_a_child_process_counts_towards_the_tree():
     )
     try:
         assert child.stdout.readline() == b"up\n"
-        assert tree_rss_bytes(os.getpid()) >= alone_bytes + 30_000_000
+        assert rss_bytes() >= alone_bytes + 30_000_000
     finally:
         child.communicate(b"")
 
@@ -34,7 +38,7 @@ def test_a_child_process_counts_towards_the_tree():
 @needs_proc
 def test_the_peak_stays_after_the_memory_is_given_back():
     with ResourceMeter(interval_s=0.005) as meter:
-        before_bytes = tree_rss_bytes(os.getpid())
+        before_bytes = rss_bytes()
         held = bytearray(os.urandom(1)) * 40_000_000
         time.sleep(0.1)
         del held
@@ -49,3 +53,17 @@ def test_work_shows_as_processor_seconds_and_sleep_does_not():
             sum(range(1000))
     assert idle.wall_s >= 0.05
     assert meter.read().cpu_s >= 0.05
+
+
+@needs_proc
+def test_the_time_of_a_grandchild_counts_even_while_its_parent_goes_on():
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    keep = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {burn!r}]); print('up', flush=True); time.sleep(60)"
+    with ResourceMeter(interval_s=0.01) as meter:
+        child = subprocess.Popen([sys.executable, "-c", keep], stdout=subprocess.PIPE)
+        try:
+            assert child.stdout.readline() == b"up\n"
+            assert meter.read().cpu_s >= 0.4
+        finally:
+            child.kill()
+            child.communicate()
