@@ -2,8 +2,10 @@
 
     python benchmarks/compare_simulation_engines.py [--rounds 12] [--repetitions 3] [--without-ray]
 
-100 vehicles of 32 examples each, 10 of them a round, the textbook network at 40 x 48 (185,080
-parameters), one epoch in batches of 16. Sides with "2" use two processes or threads.
+The textbook network at 40 x 48 (185,080 parameters), 10 vehicles a round, one epoch in batches of 16.
+Two fleets: 100 vehicles of 32 examples, whose training takes as little as anybody would bother to
+simulate, and, for the sides with "long", 20 vehicles of 256. Sides with "2" use two processes or
+threads.
 
 bare        trains the same vehicles with the same function and adds up; no messages, no checkpoints
 serial ...  Convoy's two apps in its in-process grid: instructions, envelopes, admission, checkpoint
@@ -71,9 +73,9 @@ from convoy_simulation.in_process_grid import EngineName, InProcessGrid
 from convoy_simulation.resource_meter import tree_rss_bytes
 from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter
 
-VEHICLES = 100
 COHORT = 10
-EXAMPLES = 32
+FLEETS = {"short": (100, 32), "long": (20, 256)}
+"""Vehicles, and examples of each."""
 DATA = DataConfig(frame_height=40, frame_width=48, held_share=0.0)
 MODEL = ModelConfig()
 TRAINING = TrainingConfig(batch_size=16, learning_rate=0.01)
@@ -160,12 +162,14 @@ def main() -> None:
     """Measure every side in turn and print the figures."""
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
-        record_fleet(Path(folder))
+        for fleet, (vehicles, examples) in FLEETS.items():
+            record_fleet(Path(folder) / fleet, vehicles, examples)
         sides = [name for name in SIDES if not (options.without_ray and "ray" in name)]
         runs: dict[str, list[Measurement]] = {name: [] for name in sides}
         for repetition in range(options.repetitions):
             for name in sides:
-                runs[name].append(run_alone(name, Path(folder), options.rounds))
+                fleet = Path(folder) / ("long" if "long" in name else "short")
+                runs[name].append(run_alone(name, fleet, options.rounds))
                 print(f"turn {repetition + 1}: {name:22} {runs[name][-1]}", flush=True)
     report(runs)
 
@@ -247,7 +251,7 @@ def bare_serial(job: Job) -> None:
     trainer = BareTrainer(job.folder)
     model_N = trainer.start_N
     for number in range(1, job.rounds + 1):
-        updates = (trainer.update((number, name, model_N)) for name in cohort(number))
+        updates = (trainer.update((number, name, model_N)) for name in cohort(job.folder, number))
         model_N = model_N + mean(updates)
         job.laps.lap()
 
@@ -259,7 +263,7 @@ def bare_pool(job: Job) -> None:
     model_N = BareTrainer(job.folder).start_N
     with context.Pool(2, initializer=start_bare_worker, initargs=(job.folder,)) as pool:
         for number in range(1, job.rounds + 1):
-            tasks = [(number, name, model_N) for name in cohort(number)]
+            tasks = [(number, name, model_N) for name in cohort(job.folder, number)]
             model_N = model_N + mean(pool.imap(bare_update, tasks))
             job.laps.lap()
 
@@ -279,7 +283,7 @@ def ray(job: Job) -> None:
     server_app = make_server_app(LapObserver(job.laps))
     for app in (server_app, client_app):
         app.lifespan()(functools.partial(with_run_config, run_configuration(job)))
-    simulate_in_ray(server_app, client_app)
+    simulate_in_ray(server_app, client_app, len(names(job.folder)))
 
 
 def trivial_in_process(engine: EngineName, workers: int, job: Job) -> None:
@@ -296,7 +300,7 @@ def trivial_ray(job: Job) -> None:
     def main_of_run(grid: Grid, _context: Context) -> None:
         there_and_back(streaming(grid), job)
 
-    simulate_in_ray(server_app, echo_app())
+    simulate_in_ray(server_app, echo_app(), len(names(job.folder)))
 
 
 SIDES: dict[str, Callable[[Job], None]] = {
@@ -306,6 +310,8 @@ SIDES: dict[str, Callable[[Job], None]] = {
     "processes_2": functools.partial(in_process, "processes", 2),
     "threads_2": functools.partial(in_process, "threads", 2),
     "ray_2": ray,
+    "bare_long": bare_serial,
+    "serial_long": functools.partial(in_process, "serial", 1),
     "trivial_serial": functools.partial(trivial_in_process, "serial", 1),
     "trivial_processes_2": functools.partial(trivial_in_process, "processes", 2),
     "trivial_ray_2": trivial_ray,
@@ -315,6 +321,7 @@ RATIOS = [
     ("serial", "bare"),
     ("processes_2", "bare_2"),
     ("threads_2", "bare_2"),
+    ("serial_long", "bare_long"),
     ("ray_2", "processes_2"),
     ("trivial_ray_2", "trivial_serial"),
     ("trivial_ray_2", "trivial_processes_2"),
@@ -330,7 +337,7 @@ class BareTrainer:
     def __init__(self, folder: Path) -> None:
         torch.set_num_threads(1)
         self._datasets: dict[str, VehicleDataset] = {}
-        for name in names():
+        for name in names(folder):
             vehicle = load_vehicle_config(vehicle_file(folder, name))
             self._datasets[name] = load_vehicle(
                 name, vehicle.recording_paths, DATA, vehicle.cache_path
@@ -384,10 +391,10 @@ def echo_app() -> ClientApp:
 def there_and_back(grid: Grid, job: Job) -> None:
     """Send the model to a cohort and read every reply."""
     model_N = np.zeros(parameter_count(), np.float32)
-    node_ids = sorted(wait_for_nodes(grid))
+    node_ids = sorted(wait_for_nodes(grid, len(names(job.folder))))
     for number in range(job.rounds):
         content = RecordDict({"model": packed_record(model_N)})
-        chosen = np.random.default_rng(number).choice(VEHICLES, COHORT, replace=False)
+        chosen = np.random.default_rng(number).choice(len(node_ids), COHORT, replace=False)
         messages = [Message(content, node_ids[index], "train") for index in chosen]
         replies = sum(1 for reply in grid.send_and_receive(messages) if reply.has_content())
         assert replies == COHORT
@@ -399,11 +406,11 @@ def packed_record(model_N: NDArray[np.float32]) -> ArrayRecord:
     return ArrayRecord({"packed": model_array(model_N)})
 
 
-def wait_for_nodes(grid: Grid) -> list[int]:
+def wait_for_nodes(grid: Grid, count: int) -> list[int]:
     """Flower registers its virtual nodes in another thread."""
-    while len(list(grid.get_node_ids())) < VEHICLES:
+    while len(node_ids := list(grid.get_node_ids())) < count:
         time.sleep(0.01)
-    return list(grid.get_node_ids())
+    return node_ids
 
 
 # Around them.
@@ -417,7 +424,7 @@ def with_run_config(run_config: dict[str, Any], context: Context) -> Iterator[No
     context.run_config = before
 
 
-def simulate_in_ray(server_app: ServerApp, app: ClientApp) -> None:
+def simulate_in_ray(server_app: ServerApp, app: ClientApp, vehicles: int) -> None:
     """Flower's simulation with two actors."""
     import ray as ray_package  # noqa: PLC0415 - an optional peer
     from flwr.simulation import run_simulation  # noqa: PLC0415
@@ -427,7 +434,7 @@ def simulate_in_ray(server_app: ServerApp, app: ClientApp) -> None:
     config["init_args"]["_temp_dir"] = temporary
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            run_simulation(server_app, app, num_supernodes=VEHICLES, backend_config=config)
+            run_simulation(server_app, app, num_supernodes=vehicles, backend_config=config)
     finally:
         ray_package.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
@@ -454,19 +461,20 @@ def nodes(folder: Path) -> dict[int, Any]:
     """Node configurations for the in-process grid."""
     return {
         100 + index: {"vehicle-config": str(vehicle_file(folder, name))}
-        for index, name in enumerate(names())
+        for index, name in enumerate(names(folder))
     }
 
 
-def names() -> list[str]:
+@functools.cache
+def names(folder: Path) -> list[str]:
     """All vehicles."""
-    return [f"car{number:03d}" for number in range(VEHICLES)]
+    return sorted(path.stem for path in (folder / "vehicles").iterdir())
 
 
-def cohort(number: int) -> list[str]:
+def cohort(folder: Path, number: int) -> list[str]:
     """Who trains in a round of the bare loop."""
-    chosen = np.random.default_rng((SEED, number)).choice(names(), COHORT, replace=False)
-    return [str(name) for name in chosen]
+    rng = np.random.default_rng((SEED, number))
+    return [str(name) for name in rng.choice(names(folder), COHORT, replace=False)]
 
 
 def vehicle_file(folder: Path, name: str) -> Path:
@@ -480,12 +488,14 @@ def parameter_count() -> int:
     return flatten(build_model(MODEL, DATA.frame_height, DATA.frame_width, SEED)).size
 
 
-def record_fleet(folder: Path) -> None:
+def record_fleet(folder: Path, vehicles: int, examples: int) -> None:
     """Noise with labels: what is in the pictures does not matter here."""
     rng = np.random.default_rng(SEED)
-    for name in names():
+    files = []
+    for number in range(vehicles):
+        name = f"car{number:03d}"
         writer = TubWriter(folder / "tubs" / name, jpeg_quality=80, created_at_s=1.7e9)
-        for index in range(EXAMPLES):
+        for index in range(examples):
             picture_HWC = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
             angle = float(rng.choice([-0.8, 0.0, 0.8]))
             writer.append(TubRecord(picture_HWC, angle, 0.5, "s", 1_700_000_000_000 + 50 * index))
@@ -495,9 +505,10 @@ def record_fleet(folder: Path) -> None:
             recordings=(str(folder / "tubs" / name),),
             cache_dir=str(folder / "cache"),
         )
-        save_vehicle_config(vehicle, vehicle_file(folder, name))
+        files.append(vehicle_file(folder, name))
+        save_vehicle_config(vehicle, files[-1])
         load_vehicle(name, vehicle.recording_paths, DATA, vehicle.cache_path)
-    save_fleet([vehicle_file(folder, name) for name in names()], folder / "fleet.json")
+    save_fleet(files, folder / "fleet.json")
 
 
 def tree_cpu_s() -> float:

@@ -56,7 +56,8 @@ def trained_update(
             augment=vehicle.augment,
             mirror=vehicle.mirror,
         )
-        update_N = flatten(model) - global_N
+        update_N = flatten(model)
+        update_N -= global_N
     header = UpdateHeader(
         run_id=instructions.run_id,
         round=instructions.round,
