@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from small_recordings import record, write_tub
+from small_recordings import build_frames, record, write_tub
 
 import convoy_driving.frame_cache as frame_cache_module
 from convoy_driving.data_config import DataConfig
@@ -177,19 +177,13 @@ def test_a_folder_that_cannot_be_made_is_one_named_error(tmp_path):
         cached_frames([CountingReader()], CONFIG, tmp_path / "file" / "cache")
 
 
-def _build(tub, cache_dir, barrier, queue):
-    barrier.wait(30)
-    cached = cached_frames([DonkeycarReader(tub, CONFIG)], CONFIG, cache_dir)
-    queue.put((int(cached.frames_NHWC.astype(np.int64).sum()), len(cached.lap_N)))
-
-
 @pytest.mark.slow
 def test_processes_that_build_the_same_file_at_once_get_the_same_frames(tmp_path):
     tub = write_tub(tmp_path / "car", [record(index) for index in range(100)])
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(3), context.Queue()
-    arguments = (tub, tmp_path / "cache", barrier, queue)
-    processes = [context.Process(target=_build, args=arguments) for _ in range(3)]
+    arguments = (tub, CONFIG, tmp_path / "cache", barrier, queue)
+    processes = [context.Process(target=build_frames, args=arguments) for _ in range(3)]
 
     for process in processes:
         process.start()

@@ -35,11 +35,11 @@ def start_a_life(small_fleet, tmp_path):
     context.set_forkserver_preload(["convoy_edge_client.app", "convoy_server.app", "torch._dynamo"])
     lives = []
 
-    def start(engine):
+    def start(engine, **changes):
         started = context.Event()
         life = context.Process(
             target=announce_and_run,
-            args=(started, small_fleet, small_run(**RUN), tmp_path / "run"),
+            args=(started, small_fleet, small_run(**RUN | changes), tmp_path / "run"),
             kwargs={"engine": engine, "workers": 2, "resume": True},
         )
         life.start()
@@ -89,7 +89,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
     ],
 )
 def test_the_workers_of_a_stopped_run_end_with_it(start_a_life, tmp_path, stop, exit_code):
-    life = start_a_life("processes")
+    life = start_a_life("processes", rounds=500)  # more than it will get to
     deadline_s = time.monotonic() + 60
     while finished_rounds(tmp_path / "run") < 1 and time.monotonic() < deadline_s:
         time.sleep(0.02)
