@@ -187,7 +187,8 @@ def example_weights(
     """Weight of every example: examples / (3 * examples of its class), clamped.
 
     Mirroring half of the frames makes left and right equally frequent, so they are counted so.
-    Weighing the rarer side up all the same was tried on seven real cars: it costs 0.03.
+    Weighing the rarer side up all the same was tried once on seven real cars (one seed, round 12):
+    balanced accuracy 0.657 instead of 0.692.
     """
     classes_N = dataset.steering_classes()
     if not config.class_weighted:
