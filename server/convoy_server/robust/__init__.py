@@ -1,0 +1,1 @@
+"""Robust aggregation: a mean that a few hostile items cannot drag away."""
