@@ -1,18 +1,18 @@
 """The seam between an update as numbers and an update as bytes: what every update codec offers.
 
 A codec encodes on the vehicle; on the server its accumulator takes payloads one at a time into a
-sum, without ever holding more than one. Codecs whose payloads can be added before they are decoded
-(masked, quantized) decode once, in `mean`.
+sum, without ever holding more than one. Masked updates (masked.py) do not pass here: nobody can decode
+a single one of them.
 """
 
 # Shapes: N parameters.
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Literal, Protocol
 
+from convoy_compression.update.float16 import Float16Codec
 from convoy_compression.update.float32 import Float32Codec
+from convoy_compression.update.sealed import SealedCodec
 from convoy_compression.update.vector import Float32Vector
 
 
@@ -64,43 +64,78 @@ class UpdateCodec(Protocol):
         """An empty sum."""
 
 
-CODECS: Final[Mapping[str, UpdateCodec]] = MappingProxyType({"float32": Float32Codec()})
-"""By the name used in scenarios; `UpdateCodec.name` is the one on the wire."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateConfig:
-    """How updates travel; section [update].
+    """How updates and models travel; section [update].
 
     Attributes:
-        codec: "float32" sends them as they are, four bytes a parameter.
+        codec: "masked" hides every update in the sum of a shard; "sealed" is smaller and shows single
+            updates to the aggregator; "float16" and "float32" hide nothing.
+        modulus_bits: Bits that a parameter takes in a masked update, in 2..16; a parameter of the
+            sum is as exact as they allow.
+        shard_size: Most vehicles whose masked updates are summed together, at most 128.
+        minimum_cohort: Vehicles in a masked sum, at least 2; a sum of fewer is not made.
+        exchange_deadline_s: Seconds for each of the four exchanges of a masked sum.
+        range_slack: Room in a masked sum over what the sum before it took, at least 1.
+        max_attempts: Times that a masked sum is tried, each with twice the range of the one before.
+        sealed_step: Rounding of a sealed update, in units of its root mean square.
+        sealing_suite: Key exchange of sealed updates; "mlkem768-x25519" also withstands quantum
+            computers, for 1.1 kB more.
+        downlink: "delta" sends the difference to the model that a vehicle has; "full" all of it.
+        downlink_step: Rounding of that difference, in units of its root mean square.
     """
 
-    codec: str = "float32"
+    codec: Literal["masked", "sealed", "float16", "float32"] = "masked"
+    modulus_bits: int = 6
+    shard_size: int = 50
+    minimum_cohort: int = 3
+    exchange_deadline_s: float = 20.0
+    range_slack: float = 1.3
+    max_attempts: int = 4
+    sealed_step: float = 1.0
+    sealing_suite: Literal["x25519", "mlkem768-x25519"] = "x25519"
+    downlink: Literal["delta", "full"] = "delta"
+    downlink_step: float = 0.25
 
     def __post_init__(self) -> None:
-        codec_for(self.codec)
+        for name, low, high in (
+            ("modulus_bits", 2, 16),
+            ("shard_size", 2, 128),
+            ("minimum_cohort", 2, 128),
+            ("exchange_deadline_s", 1.0, 1e5),
+            ("range_slack", 1.0, 100.0),
+            ("max_attempts", 1, 20),
+            ("sealed_step", 1e-3, 100.0),
+            ("downlink_step", 1e-3, 10.0),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be in {low}..{high:g}, got {value}")
+        if self.minimum_cohort > self.shard_size:
+            raise ValueError(
+                f"minimum_cohort must be at most shard_size ({self.shard_size}), "
+                f"got {self.minimum_cohort}"
+            )
+
+    @property
+    def wire_name(self) -> str:
+        """The codec's name on the wire, for example "masked/1"."""
+        return f"{self.codec}/1"
 
 
-def codec_for(name: str) -> UpdateCodec:
-    """The codec a scenario names, for example "float32".
+def codec_on_wire(name: str, settings: UpdateConfig) -> UpdateCodec:
+    """The codec of updates that travel one by one, by its name on the wire, for example "sealed/1".
 
     Raises:
         ValueError: There is none of that name.
     """
-    if name not in CODECS:
-        raise ValueError(f"codec must be one of {', '.join(CODECS)}, got {name!r}")
-    return CODECS[name]
-
-
-def codec_on_wire(name: str) -> UpdateCodec:
-    """The codec that round instructions name, for example "float32/1".
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    for codec in CODECS.values():
+    codecs: tuple[UpdateCodec, ...] = (
+        SealedCodec(settings.sealed_step),
+        Float16Codec(),
+        Float32Codec(),
+    )
+    for codec in codecs:
         if codec.name == name:
             return codec
-    known = ", ".join(codec.name for codec in CODECS.values())
+    known = ", ".join(codec.name for codec in codecs)
     raise ValueError(f"codec must be one of {known}, got {name!r}")

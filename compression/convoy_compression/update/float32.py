@@ -2,7 +2,13 @@
 
 The server reads each payload in place, twice: once to refuse NaN, infinite and absurd values before
 the sum is touched, once to add. Both passes run at the speed of memory on one thread
-(benchmarks/compare_flower_aggregation.py).
+(benchmarks/compare_flower_aggregation.py); the check takes 1.5 times as long where the payload does
+not start at a multiple of four bytes.
+
+Checking and adding block by block in the cache would save about a tenth, but an update that turns out
+bad at its end must leave no trace, and rounding cannot be undone. Keeping what was there before costs
+more than the second reading, and an update of memory: 1.6 times the time with an undo copy, 1.2 times
+with a second sum.
 """
 
 # Shapes: N parameters, R rows of L parameters each.
