@@ -1,33 +1,47 @@
 """The vehicle's side of a federated run, as a Flower ClientApp.
 
 The same app runs in the in-process simulation, in Flower's own simulation and behind a SuperNode.
-It holds no state but caches; a vehicle that restarts continues as if nothing had happened.
+What a secure sum needs between two messages is in Flower's state of the node; a vehicle that loses
+it sits the round out and continues with the next as if nothing had happened.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
+from convoy_edge_client import secure_sum_handlers
 from convoy_edge_client.evaluation_handler import held_back_counts
+from convoy_edge_client.instructions import read_settings
+from convoy_edge_client.local_update import LocalUpdate, keep
+from convoy_edge_client.model_store import received_model
 from convoy_edge_client.profile_handler import profile_of
 from convoy_edge_client.training_handler import trained_update
-from convoy_edge_client.vehicle_config import vehicle_of
+from convoy_edge_client.update_pipeline import check_protection, single_update
+from convoy_edge_client.vehicle_config import VehicleConfig, vehicle_of
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
+    answer_content,
     evaluation_content,
+    instructions_digest,
     profile_content,
     read_instructions,
+    read_request,
+    trained_content,
     update_content,
 )
+from convoy_protos.protection import Protection, protection_of
 from convoy_protos.settings import from_table
+from convoy_protos.v1.federation_pb2 import Trained
 
 RUN_CONFIG_KEY = "convoy-run"
 """Flower run configuration: the run as JSON; the vehicle reads its table "data" only."""
+
+Exchange = Callable[[bytes, RecordDict, VehicleConfig], bytes]
 
 
 def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
@@ -47,17 +61,70 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
-        instructions, global_N = read_instructions(message.content)
-        blob = trained_update(instructions, global_N, vehicle_of(context), warm)
+        vehicle = vehicle_of(context)
+        return Message(_train(message.content, vehicle, context.state, warm), reply_to=message)
+
+    @client_app.train("check_in")
+    def check_in(message: Message, context: Context) -> Message:
+        return _exchange(secure_sum_handlers.check_in, message, context)
+
+    @client_app.train("share")
+    def share(message: Message, context: Context) -> Message:
+        return _exchange(secure_sum_handlers.share, message, context)
+
+    @client_app.train("upload")
+    def upload(message: Message, context: Context) -> Message:
+        blob = secure_sum_handlers.upload(
+            read_request(message.content), context.state, vehicle_of(context)
+        )
         return Message(update_content(blob), reply_to=message)
+
+    @client_app.train("unmask")
+    def unmask(message: Message, context: Context) -> Message:
+        return _exchange(secure_sum_handlers.unmask, message, context)
 
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        instructions, global_N = read_instructions(message.content)
-        counts = held_back_counts(instructions, global_N, vehicle_of(context), warm)
+        vehicle = vehicle_of(context)
+        instructions = read_instructions(message.content)
+        global_N = received_model(message.content, instructions, warm.models(vehicle))
+        counts = held_back_counts(instructions, global_N, vehicle, warm)
         return Message(evaluation_content(counts), reply_to=message)
 
     return client_app
+
+
+def _train(
+    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+) -> RecordDict:
+    """Learn; then send the update, or keep it for the secure sum."""
+    instructions = read_instructions(content)
+    check_protection(vehicle, instructions.codec)
+    settings = read_settings(instructions.settings_json)
+    global_N = received_model(content, instructions, warm.models(vehicle))
+    update = trained_update(instructions, settings, global_N, vehicle, warm)
+    if protection_of(instructions.codec) is Protection.MASKED:
+        keep(update, state)
+        return trained_content(_notice(update, vehicle))
+    digest = instructions_digest(content)
+    return update_content(single_update(update, instructions, digest, settings, vehicle))
+
+
+def _notice(update: LocalUpdate, vehicle: VehicleConfig) -> Trained:
+    clear = vehicle.metrics == "clear"
+    return Trained(
+        run_id=update.run_id,
+        round=update.round_number,
+        vehicle_id=vehicle.vehicle_id,
+        schema_digest=update.schema_digest,
+        example_count=update.example_count if clear else 0,
+        metrics={"train_loss": update.train_loss} if clear else {},
+    )
+
+
+def _exchange(handler: Exchange, message: Message, context: Context) -> Message:
+    answer = handler(read_request(message.content), context.state, vehicle_of(context))
+    return Message(answer_content(answer), reply_to=message)
 
 
 def _data_config(context: Context) -> DataConfig:

@@ -6,6 +6,8 @@ ConvoyError
     RecordingsMissingError      a vehicle's recordings are not where its configuration says
   ProtocolError                 (convoy_protos.errors: a misbehaving peer)
     RefusedInstructionsError    the server asks for something that this vehicle cannot or will not do
+      BaseModelMissingError     a difference came to a model that this vehicle does not have
+      NoUpdateKeptError         a secure sum asks for an update that this vehicle has not trained
   JobFailedError                (convoy_protos.errors: exit code 1)
     DivergedTrainingError       local training ended in NaN or infinity
 """
@@ -23,6 +25,14 @@ class RecordingsMissingError(UsageError):
 
 class RefusedInstructionsError(ProtocolError):
     """The server asks for something that this vehicle cannot or will not do."""
+
+
+class BaseModelMissingError(RefusedInstructionsError):
+    """A difference came to a model that this vehicle does not have; it needs the whole model."""
+
+
+class NoUpdateKeptError(RefusedInstructionsError):
+    """A secure sum asks for an update that this vehicle has not trained, or for another round's."""
 
 
 class DivergedTrainingError(JobFailedError):

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.parameters import ParameterSchema
 from convoy_driving.training import TrainingConfig
 from convoy_edge_client.errors import RefusedInstructionsError
-from convoy_privacy.clipping import PrivacyConfig
+from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table
 from convoy_protos.v1.federation_pb2 import RoundInstructions
@@ -33,6 +34,7 @@ class RoundSettings:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
 
 
 @functools.lru_cache(maxsize=4)
@@ -51,16 +53,24 @@ def read_settings(settings_json: str) -> RoundSettings:
     return from_table(RoundSettings, tables, "round instructions")
 
 
-def check_model(
-    instructions: RoundInstructions, model_N: NDArray[np.float32], schema: ParameterSchema
-) -> None:
-    """Refuse a global model that was damaged on the way or does not fit the network.
+def check_digest(model_N: NDArray[np.float32], instructions: RoundInstructions) -> None:
+    """Refuse a global model that was damaged on the way.
 
     Raises:
-        RefusedInstructionsError: The digest, the schema or the length differs.
+        RefusedInstructionsError: It does not have the digest announced for it.
     """
-    if _digest(model_N) != instructions.model_digest:
+    if model_digest(model_N) != instructions.model_digest:
         raise RefusedInstructionsError("the global model does not have the digest announced for it")
+
+
+def check_schema(
+    instructions: RoundInstructions, model_N: NDArray[np.float32], schema: ParameterSchema
+) -> None:
+    """Refuse a global model that does not fit the network.
+
+    Raises:
+        RefusedInstructionsError: The schema or the length differs.
+    """
     if schema.digest != instructions.schema_digest:
         raise RefusedInstructionsError(
             "the network built here has other parameters than the server's: "
@@ -72,7 +82,8 @@ def check_model(
         )
 
 
-def _digest(model_N: NDArray[np.float32]) -> bytes:
+def model_digest(model_N: NDArray[np.float32]) -> bytes:
+    """SHA-256 of the parameters as they travel: float32, little-endian."""
     received = model_N.base
     if isinstance(received, bytes) and len(received) == model_N.nbytes:
         return _digest_of_bytes(received)

@@ -9,11 +9,13 @@ from convoy_protos.v1.federation_pb2 import VehicleProfile
 
 
 def profile_of(vehicle: VehicleConfig, data: DataConfig, warm: WarmCache) -> VehicleProfile:
-    """Counts of training examples; decodes recordings that were never seen before.
+    """Counts of training examples, none where the vehicle keeps them; decodes recordings that were never seen before.
 
     Raises:
         RecordingsMissingError: They are not where the configuration says.
     """
+    if vehicle.metrics == "withheld":
+        return VehicleProfile(vehicle_id=vehicle.vehicle_id)
     dataset = warm.dataset(vehicle, data)
     classes_N = dataset.steering_classes()[dataset.train_indices]
     return VehicleProfile(

@@ -1,45 +1,82 @@
-"""What happens to an update on its way out of the vehicle: check, clip, encode, seal.
+"""What happens to an update that travels by itself: clip, encode, seal to the aggregator, sign.
 
 The order is the protocol: clipping bounds what one vehicle can do to the model and must see the
-true numbers; the codec comes last because nothing may change them afterwards.
+true numbers; sealing comes last. Updates that travel in a masked sum take another way
+(secure_sum_handlers).
 """
 
-# Shapes: N parameters.
+# Shapes: N parameters that are sent.
 
-import numpy as np
-from numpy.typing import NDArray
+from datetime import UTC, datetime
 
-from convoy_compression.update.codec import UpdateCodec
-from convoy_edge_client.errors import DivergedTrainingError
-from convoy_privacy.clipping import PrivacyConfig, clip
+from convoy_compression.update.codec import codec_on_wire
+from convoy_edge_client.errors import RefusedInstructionsError
+from convoy_edge_client.instructions import RoundSettings
+from convoy_edge_client.local_update import LocalUpdate
+from convoy_edge_client.vehicle_config import VehicleConfig
+from convoy_edge_client.vehicle_party import party_of
+from convoy_privacy.certificates import Role
+from convoy_privacy.clipping import clip
+from convoy_privacy.sealed_update import seal_update
+from convoy_privacy.sealing import verify_sealing_key
 from convoy_protos import envelope
-from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_protos.protection import Protection, protection_of
+from convoy_protos.v1.federation_pb2 import RoundInstructions, UpdateHeader
 
 
-def seal_update(
-    update_N: NDArray[np.float32],
-    header: UpdateHeader,
-    codec: UpdateCodec,
-    privacy: PrivacyConfig,
-) -> bytes:
-    """The envelope to send.
-
-    Args:
-        update_N: float32, shape (N,), local minus global parameters.
-        header: Who, which round, how many examples; codec, sizes and digest are filled in here.
-        codec: The one that the round instructions name.
-        privacy: Whether and how far to clip.
+def check_protection(vehicle: VehicleConfig, codec: str) -> None:
+    """Refuse a codec that protects less than this vehicle's own configuration asks for.
 
     Raises:
-        DivergedTrainingError: The update is not finite; sending it would only have it refused.
+        RefusedInstructionsError: Names what is asked for and what is allowed.
     """
-    if not np.isfinite(update_N).all():
-        raise DivergedTrainingError(
-            f"vehicle {header.vehicle_id}: training diverged in round {header.round}: the update "
-            "is not finite; lower learning_rate"
+    if protection_of(codec) < vehicle.protection:
+        raise RefusedInstructionsError(
+            f"the server asks for {codec} updates, but this vehicle sends them "
+            f"{vehicle.least_protection} or not at all (least_protection in its configuration)"
         )
-    if privacy.clip_norm is not None:
-        update_N = clip(update_N, privacy.clip_norm)
-    header.codec = codec.name
-    header.parameter_count = update_N.size
-    return envelope.pack(header, codec.encode(update_N))
+
+
+def single_update(
+    update: LocalUpdate,
+    instructions: RoundInstructions,
+    instructions_digest: bytes,
+    settings: RoundSettings,
+    vehicle: VehicleConfig,
+) -> bytes:
+    """The envelope with one update.
+
+    Args:
+        update: What was learned.
+        instructions: Of the round; names codec and aggregator.
+        instructions_digest: Of the instructions as they travelled.
+        settings: Of the round: whether and how far to clip, how finely to round.
+        vehicle: Who sends it.
+
+    Raises:
+        ProtocolError: The aggregator's key is not vouched for by our fleet's CA.
+    """
+    update_N = update.update_N
+    if settings.privacy.clip_norm is not None:
+        update_N = clip(update_N, settings.privacy.clip_norm)
+    clear = vehicle.metrics == "clear"
+    header = UpdateHeader(
+        run_id=update.run_id,
+        round=update.round_number,
+        vehicle_id=vehicle.vehicle_id,
+        schema_digest=update.schema_digest,
+        codec=instructions.codec,
+        parameter_count=update_N.size,
+        example_count=update.example_count,
+        metrics={"train_loss": update.train_loss} if clear else {},
+    )
+    payload = codec_on_wire(instructions.codec, settings.update).encode(update_N)
+    if protection_of(instructions.codec) is Protection.SEALED:
+        party = party_of(vehicle)
+        verify_sealing_key(instructions.aggregator, party.trust, Role.AGGREGATOR, datetime.now(UTC))
+        header.context_digest = instructions_digest
+        header.certificate = party.identity.certificate
+        payload, header.signature = seal_update(
+            payload, header, instructions.aggregator, party.identity
+        )
+    return envelope.pack(header, payload)

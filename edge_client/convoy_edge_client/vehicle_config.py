@@ -8,11 +8,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import Context
 
 from convoy_edge_client.errors import RecordingsMissingError, VehicleConfigError
+from convoy_protos.protection import Protection
 from convoy_protos.settings import from_table, to_table
 
 NODE_CONFIG_KEY = "vehicle-config"
@@ -34,6 +35,13 @@ class VehicleConfig:
             with traffic.
         device: "auto" takes a CUDA device where there is one; otherwise a torch device name.
         torch_threads: Processor threads for training; another number changes the last bits.
+        identity: Folder with this vehicle's certificate and key, as `convoy fleet add` writes it;
+            needed to send protected updates. Relative ones start at the JSON file.
+        least_protection: What it takes at least to send an update: "masked", only within a sum that
+            hides it; "sealed", readable by the aggregator alone; "none", anything the server asks for.
+        minimum_cohort: Vehicles in a masked sum, this one included, below which it takes no part.
+        metrics: "clear" tells example counts, losses and scores to the server; "withheld" leaves
+            them to the masked sum, where only the fleet's totals show.
     """
 
     vehicle_id: str
@@ -43,6 +51,10 @@ class VehicleConfig:
     mirror: bool = True
     device: str = "auto"
     torch_threads: int = 1
+    identity: str = ""
+    least_protection: Literal["masked", "sealed", "none"] = "masked"
+    minimum_cohort: int = 3
+    metrics: Literal["clear", "withheld"] = "clear"
 
     def __post_init__(self) -> None:
         if not self.vehicle_id:
@@ -51,6 +63,11 @@ class VehicleConfig:
             raise ValueError(f"recordings of {self.vehicle_id} must name at least one path")
         if not self.torch_threads >= 1:
             raise ValueError(f"torch_threads must be at least 1, got {self.torch_threads}")
+        if not self.minimum_cohort >= 2:
+            raise ValueError(
+                f"minimum_cohort must be at least 2, got {self.minimum_cohort}: the sum over one "
+                "vehicle is its update"
+            )
 
     @property
     def recording_paths(self) -> list[Path]:
@@ -67,6 +84,11 @@ class VehicleConfig:
                     "correct 'recordings' in its configuration or put them back"
                 )
         return paths
+
+    @property
+    def protection(self) -> Protection:
+        """The least protection that this vehicle agrees to."""
+        return Protection[self.least_protection.upper()]
 
     @property
     def cache_path(self) -> Path:
@@ -87,6 +109,7 @@ def load_vehicle_config(path: Path) -> VehicleConfig:
         config,
         recordings=tuple(str(path.parent / recording) for recording in config.recordings),
         cache_dir=str(path.parent / config.cache_dir),
+        identity=str(path.parent / config.identity) if config.identity else "",
     )
 
 

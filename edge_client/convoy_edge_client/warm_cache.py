@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from convoy_driving.data_config import DataConfig
@@ -16,6 +17,7 @@ from convoy_driving.dataset import VehicleDataset, load_vehicle
 from convoy_driving.models.driving_model import DrivingModel
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import ParameterSchema, schema_of
+from convoy_edge_client.model_store import MODELS_FOLDER, ModelStore
 from convoy_edge_client.vehicle_config import VehicleConfig
 
 _DatasetKey = tuple[VehicleConfig, DataConfig]
@@ -42,6 +44,7 @@ class WarmCache:
         self._frame_bytes = frame_bytes
         self._idle_models = idle_models
         self._datasets: OrderedDict[_DatasetKey, VehicleDataset] = OrderedDict()
+        self._models: dict[Path, ModelStore] = {}
         self._idle: list[tuple[_ModelKey, Network]] = []
         self._lock = threading.Lock()
 
@@ -67,6 +70,12 @@ class WarmCache:
             while len(self._datasets) > 1 and self._mapped_bytes() > self._frame_bytes:
                 self._datasets.popitem(last=False)
         return loaded
+
+    def models(self, vehicle: VehicleConfig) -> ModelStore:
+        """The global models that the vehicle has."""
+        folder = vehicle.cache_path / MODELS_FOLDER
+        with self._lock:
+            return self._models.setdefault(folder, ModelStore(folder))
 
     @contextmanager
     def network(

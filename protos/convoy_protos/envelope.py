@@ -15,6 +15,7 @@ would compute the digest of its lie. Hashing would cost three times as much as a
 """
 
 import struct
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -23,6 +24,11 @@ from convoy_protos.v1.federation_pb2 import UpdateHeader
 
 UPDATE_METRICS = frozenset({"train_loss"})
 """The metrics an update carries, no more and no fewer."""
+
+SUM_COUNTERS: Final = ("count", "weight", "clipped", "loss_sum", "squared_norm")
+"""64-bit numbers that are summed under masks behind the vector, modulo 2**64; the last two are
+weighted by examples (loss) and counted in units of 1 / COUNTER_SCALE."""
+COUNTER_SCALE: Final = 2**20
 
 _MAGIC = b"CVU1"
 _PREFIX = struct.Struct("<4sI")

@@ -2,13 +2,21 @@
 
 message type     content, server to vehicle             content, vehicle to server
 query.profile    -                                      "profile": VehicleProfile
-train            "instructions", "model"                "update": envelope
+train            "instructions", "model"                "update": envelope, or "trained": Trained
+train.check_in   "request": SumTerms                    "answer": CheckIn
+train.share      "request": Roster                      "answer": SealedShares
+train.upload     "request": ShareDelivery               "update": envelope
+train.unmask     "request": UnmaskRequest               "answer": UnmaskReply
 evaluate         "instructions", "model"                "evaluation": Evaluation
+
+Updates that are summed under masks take the way of `trained` and the four exchanges after it; all
+others come with the reply to `train`. The model is whole, or the difference to one the vehicle has.
 
 Protobuf messages ride as bytes in a ConfigRecord under the key "protobuf"; the model and the update
 as one Array of an own serialization type, which no stock Flower code can misread as weights.
 """
 
+import hashlib
 from typing import TypeVar
 
 import numpy as np
@@ -18,16 +26,27 @@ from google.protobuf.message import Message as ProtobufMessage
 from numpy.typing import NDArray
 
 from convoy_protos.errors import MalformedMessageError
-from convoy_protos.v1.federation_pb2 import Evaluation, RoundInstructions, VehicleProfile
+from convoy_protos.v1.federation_pb2 import (
+    Evaluation,
+    RoundInstructions,
+    Trained,
+    VehicleProfile,
+)
 
 M = TypeVar("M", bound=ProtobufMessage)
 
 QUERY_PROFILE = "query.profile"
 TRAIN = "train"
+CHECK_IN = "train.check_in"
+SHARE = "train.share"
+UPLOAD = "train.upload"
+UNMASK = "train.unmask"
 EVALUATE = "evaluate"
 
 MODEL_STYPE = "convoy.model/1"
 """float32 little-endian, the global model's parameters in schema order."""
+MODEL_DELTA_STYPE = "convoy.model-delta/1"
+"""What convoy_compression.update.model_delta writes; empty where the vehicle has the model already."""
 UPDATE_STYPE = "convoy.update/1"
 """An update envelope; see convoy_protos.envelope."""
 
@@ -39,23 +58,54 @@ def instructions_content(instructions: RoundInstructions, model: Array) -> Recor
     )
 
 
-def read_instructions(content: RecordDict) -> tuple[RoundInstructions, NDArray[np.float32]]:
-    """The instructions and the global model, float32, shape (N,), a read-only view.
+def read_instructions(content: RecordDict) -> RoundInstructions:
+    """What to do in this round.
 
     Raises:
-        MalformedMessageError: A record is missing or does not parse.
+        MalformedMessageError: The record is missing or does not parse.
     """
-    instructions = _read_protobuf(content, "instructions", RoundInstructions)
+    return _read_protobuf(content, "instructions", RoundInstructions)
+
+
+def instructions_digest(content: RecordDict) -> bytes:
+    """SHA-256 of the instructions as they travelled.
+
+    Raises:
+        MalformedMessageError: The record is missing.
+    """
+    return hashlib.sha256(_read_bytes(content, "instructions")).digest()
+
+
+def read_model(content: RecordDict) -> NDArray[np.float32]:
+    """The whole global model, float32, shape (N,), a read-only view.
+
+    Raises:
+        MalformedMessageError: The record is missing, or holds a difference.
+    """
     packed = _read_array(content, "model", "packed", MODEL_STYPE)
     if len(packed) % 4:
         raise MalformedMessageError(f"a float32 model cannot have {len(packed)} bytes")
-    return instructions, np.frombuffer(packed, "<f4")
+    return np.frombuffer(packed, "<f4")
+
+
+def read_model_delta(content: RecordDict) -> bytes:
+    """The difference to the model that the instructions call the base; empty where it is that model.
+
+    Raises:
+        MalformedMessageError: The record is missing, or holds a whole model.
+    """
+    return _read_array(content, "model", "packed", MODEL_DELTA_STYPE)
 
 
 def model_array(model_N: NDArray[np.float32]) -> Array:
     """The global model as one packed array; build it once a round and share it."""
     data = np.ascontiguousarray(model_N, "<f4").tobytes()
     return Array("float32", (model_N.size,), MODEL_STYPE, data)
+
+
+def model_delta_array(delta: bytes) -> Array:
+    """The way to the global model from one that the vehicle has."""
+    return Array("uint8", (len(delta),), MODEL_DELTA_STYPE, delta)
 
 
 def update_content(envelope: bytes) -> RecordDict:
@@ -71,6 +121,48 @@ def read_update(content: RecordDict) -> bytes:
         MalformedMessageError: The record is missing or of another type.
     """
     return _read_array(content, "update", "envelope", UPDATE_STYPE)
+
+
+def trained_content(trained: Trained) -> RecordDict:
+    """What comes back from `train` when the update will be summed under masks."""
+    return RecordDict({"trained": _protobuf_record(trained)})
+
+
+def read_trained(content: RecordDict) -> Trained:
+    """Parse; the numbers are not checked here.
+
+    Raises:
+        MalformedMessageError: The record is missing or does not parse.
+    """
+    return _read_protobuf(content, "trained", Trained)
+
+
+def request_content(message: bytes) -> RecordDict:
+    """What the aggregator sends in one exchange of a secure sum: bytes, so that they can be hashed."""
+    return RecordDict({"request": ConfigRecord({"protobuf": message})})
+
+
+def read_request(content: RecordDict) -> bytes:
+    """The request as it was sent, unread.
+
+    Raises:
+        MalformedMessageError: The record is missing.
+    """
+    return _read_bytes(content, "request")
+
+
+def answer_content(message: bytes) -> RecordDict:
+    """What a vehicle answers in one exchange of a secure sum."""
+    return RecordDict({"answer": ConfigRecord({"protobuf": message})})
+
+
+def read_answer(content: RecordDict) -> bytes:
+    """The answer as it was sent, unread.
+
+    Raises:
+        MalformedMessageError: The record is missing.
+    """
+    return _read_bytes(content, "answer")
 
 
 def evaluation_content(evaluation: Evaluation) -> RecordDict:
@@ -117,16 +209,20 @@ def _protobuf_record(message: ProtobufMessage) -> ConfigRecord:
 
 
 def _read_protobuf(content: RecordDict, name: str, kind: type[M]) -> M:
+    message = kind()
+    try:
+        message.ParseFromString(_read_bytes(content, name))
+    except DecodeError as error:
+        raise MalformedMessageError(f"the {name!r} record does not parse") from error
+    return message
+
+
+def _read_bytes(content: RecordDict, name: str) -> bytes:
     record = content.get(name)
     encoded = record.get("protobuf") if isinstance(record, ConfigRecord) else None
     if not isinstance(encoded, bytes):
         raise MalformedMessageError(f"the message has no {name!r} record")
-    message = kind()
-    try:
-        message.ParseFromString(encoded)
-    except DecodeError as error:
-        raise MalformedMessageError(f"the {name!r} record does not parse") from error
-    return message
+    return encoded
 
 
 def _read_array(content: RecordDict, name: str, key: str, stype: str) -> bytes:

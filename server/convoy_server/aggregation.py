@@ -1,60 +1,110 @@
-"""The weighted mean of a round's updates, one update in memory at a time.
+"""What the updates of a round amount to, one update in memory at a time where the rule allows it.
 
-Source: McMahan et al., AISTATS 2017, algorithm 1. The sum runs in the order in which the grid yields replies; float32 addition is not associative, so
-the same order gives the same model, bit for bit.
+The weighted mean (McMahan et al., AISTATS 2017, algorithm 1) adds each update as it comes, in the
+order in which the grid yields replies: float32 addition is not associative, so the same order gives
+the same model, bit for bit. The robust rules (convoy_server.robust) compare updates with each other
+and hold all of them.
 """
 
-# Shapes: N parameters.
+# Shapes: M parameters that are sent.
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convoy_compression.errors import CompressionError, InvalidUpdateError, PayloadLengthError
-from convoy_compression.update.codec import UpdateAccumulator
-from convoy_server.admission import AdmittedUpdate, one_line
-from convoy_server.errors import RefusedReplyError
+from convoy_compression.update.codec import UpdateCodec
+from convoy_protos.errors import ProtocolError
+from convoy_server.admission import (
+    AdmittedUpdate,
+    Expectation,
+    check_examples,
+    check_metrics,
+    refusal_of,
+)
+from convoy_server.robust.registry import RobustConfig, combine, min_items
+
+Float32Vector = NDArray[np.float32]
 
 
-class Aggregation:
-    """What a round has summed up so far: updates in the codec's accumulator, and their losses."""
+class Aggregate(NamedTuple):
+    """The outcome of a round's updates.
+
+    Attributes:
+        update_M: What the global model should move by, float32, shape (M,).
+        train_loss: Mean training loss, weighted by examples; None where every vehicle withholds it.
+        left_out: Vehicles or shards that a robust rule gave no share at all.
+    """
+
+    update_M: Float32Vector
+    train_loss: float | None
+    left_out: tuple[str, ...] = ()
+
+
+class SingleUpdates:
+    """Updates that come one by one, readable by the server."""
 
     def __init__(
-        self, accumulator: UpdateAccumulator, weighting: Literal["examples", "equal"]
+        self,
+        codec: UpdateCodec,
+        expected: Expectation,
+        weighting: Literal["examples", "equal"],
+        robust: RobustConfig,
     ) -> None:
-        self._accumulator = accumulator
+        self._codec = codec
+        self._expected = expected
         self._weighting = weighting
+        self._robust = robust
+        self._sum = codec.accumulator(expected.parameter_count)
+        self._items: list[tuple[str, Float32Vector, float]] = []
         self._loss_sum = 0.0
         self._example_sum = 0
 
-    def add(self, update: AdmittedUpdate) -> None:
+    def add(self, update: AdmittedUpdate, payload: memoryview) -> None:
         """Add one update; after a refusal everything is as it was, to the last bit.
 
+        Args:
+            update: Its header was admitted.
+            payload: As the codec wrote it, unsealed.
+
         Raises:
-            RefusedReplyError: not_finite, wrong_length or malformed.
+            RefusedReplyError: With the reason.
         """
-        weight = float(update.example_count) if self._weighting == "examples" else 1.0
+        header = update.header
+        check_examples(header.example_count, self._expected)
+        train_loss = check_metrics(header.metrics)
+        weight = float(header.example_count) if self._weighting == "examples" else 1.0
         try:
-            self._accumulator.add(update.payload, weight)
-        except InvalidUpdateError as error:
-            raise RefusedReplyError("not_finite", one_line(str(error))) from error
-        except PayloadLengthError as error:
-            raise RefusedReplyError("wrong_length", one_line(str(error))) from error
-        except CompressionError as error:
-            raise RefusedReplyError("malformed", one_line(str(error))) from error
-        self._loss_sum += update.example_count * update.train_loss
-        self._example_sum += update.example_count
+            if self._robust.rule == "mean" and not self._robust.bound_norms:
+                self._sum.add(payload, weight)
+            else:
+                self._keep(header.vehicle_id, payload, weight)
+        except ProtocolError as error:
+            raise refusal_of(error) from error
+        if train_loss is not None:
+            self._loss_sum += header.example_count * train_loss
+            self._example_sum += header.example_count
 
-    @property
-    def train_loss(self) -> float | None:
-        """Mean training loss, weighted by examples; None where nothing was added."""
-        return self._loss_sum / self._example_sum if self._example_sum else None
+    def result(self) -> Aggregate | None:
+        """The aggregate, which ends this object's life; None where the rule needs more updates."""
+        train_loss = self._loss_sum / self._example_sum if self._example_sum else None
+        if not self._items:
+            return Aggregate(self._sum.mean(), train_loss) if self._sum.count else None
+        if len(self._items) < min_items(self._robust):
+            return None
+        return combined(self._items, self._robust, train_loss)
 
-    def mean(self) -> NDArray[np.float32]:
-        """The mean update, float32, shape (N,); ends the aggregation's life.
+    def _keep(self, vehicle: str, payload: memoryview, weight: float) -> None:
+        """Decode one update by adding it to nothing."""
+        alone = self._codec.accumulator(self._expected.parameter_count)
+        alone.add(payload, 1.0)
+        self._items.append((vehicle, alone.mean(), weight))
 
-        Raises:
-            ValueError: Nothing was added.
-        """
-        return self._accumulator.mean()
+
+def combined(
+    items: list[tuple[str, Float32Vector, float]], robust: RobustConfig, train_loss: float | None
+) -> Aggregate:
+    """Combine named updates, or named shards' means, by a rule that has enough of them."""
+    names, vectors, weights = zip(*items, strict=True)
+    outcome = combine(vectors, weights, robust)
+    return Aggregate(outcome.mean_N, train_loss, tuple(names[place] for place in outcome.left_out))

@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.app import Context
@@ -20,6 +21,7 @@ from convoy_driving.parameters import (
     load_parameters,
     schema_of,
 )
+from convoy_privacy.party import Party, load_party
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.settings import to_table
 from convoy_server.audit import Clock, utc_now
@@ -29,6 +31,7 @@ from convoy_server.federation import FederationResult
 from convoy_server.observer import RunObserver, SilentObserver
 from convoy_server.round_log import RoundRecord, VehicleScore
 from convoy_server.run_config import (
+    KEYS_KEY,
     OUT_KEY,
     OVERWRITE_KEY,
     RESUME_KEY,
@@ -37,7 +40,14 @@ from convoy_server.run_config import (
     run_config_from_json,
 )
 from convoy_server.run_directory import RunDirectory, create, reopen
-from convoy_server.strategy import FleetStrategy, packed_record, published_model
+from convoy_server.strategy import (
+    Canary,
+    FleetStrategy,
+    check_keys,
+    packed_record,
+    published_model,
+)
+from convoy_server.update_state import UpdateState, to_state_table
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +55,14 @@ logger = logging.getLogger(__name__)
 def make_server_app(
     observer: RunObserver | None = None,
     on_result: Callable[[FederationResult], None] | None = None,
+    canary: Canary | None = None,
 ) -> ServerApp:
     """A ServerApp that reads what to do from Flower's run configuration.
 
     Args:
         observer: Watches the run.
         on_result: Called once with what the rounds led to.
+        canary: How a global model does on the server's own frames; None: no check.
     """
     server_app = ServerApp()
 
@@ -67,6 +79,8 @@ def make_server_app(
             resume=bool(settings.get(RESUME_KEY, False)),
             overwrite=bool(settings.get(OVERWRITE_KEY, False)),
             observer=observer,
+            keys=_keys(settings.get(KEYS_KEY)),
+            canary=canary,
         )
         if on_result is not None:
             on_result(result)
@@ -82,6 +96,8 @@ def run_federation(
     resume: bool,
     overwrite: bool = False,
     observer: RunObserver | None = None,
+    keys: Party | None = None,
+    canary: Canary | None = None,
     now: Clock = utc_now,
 ) -> FederationResult:
     """Run all rounds, or those that are left, and write model.safetensors.
@@ -93,6 +109,8 @@ def run_federation(
         resume: Go on from the last finished round, if there is one.
         overwrite: Delete the run that the directory holds; not together with `resume`.
         observer: Watches the run.
+        keys: The aggregator's; needed for masked and sealed updates.
+        canary: How a global model does on the server's own frames; None: no check.
         now: Clock of the audit log.
 
     Raises:
@@ -100,9 +118,12 @@ def run_federation(
         JobFailedError: The run could not be finished; says why and what to do.
         RunInterruptedError: Ctrl-C; what is finished is on disk.
     """
+    check_keys(keys, run.update.wire_name)
     model_N, schema = initial_model(run)
     directory = _open(out, run, model_N, schema, resume=resume, overwrite=overwrite, now=now)
-    strategy = FleetStrategy(run, schema, directory, observer or SilentObserver())
+    strategy = FleetStrategy(
+        run, schema, directory, observer or SilentObserver(), keys=keys, canary=canary
+    )
     try:
         strategy.start(
             grid,
@@ -173,8 +194,13 @@ def _open(
         settings=settings,
         model_N=model_N,
         snapshots=(model_N,),
+        update_state=to_state_table(UpdateState(clip_norm=run.privacy.clip_norm)),
     )
     return create(out, schema, first, now, overwrite=overwrite)
+
+
+def _keys(folder: object) -> Party | None:
+    return None if folder is None else load_party(Path(str(folder)), datetime.now(UTC))
 
 
 def _metadata(run: RunConfig) -> dict[str, str]:

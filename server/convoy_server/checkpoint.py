@@ -5,6 +5,7 @@ checkpoint/
         model.safetensors       the global model
         optimizer.*.safetensors what the server optimizer remembers, one vector a file
         snapshot.*.safetensors  earlier global models for the release, oldest first
+        delta.bin               from the model before to this one, as vehicles get it
         average.safetensors     mean of the last global models, while section [round] asks for one
         state.json              the rest: round, settings, line of rounds.jsonl, event for the audit
     latest                      name of the directory that counts; replacing it is the commit
@@ -31,8 +32,9 @@ from convoy_server.errors import BrokenCheckpointError
 
 CHECKPOINT_FOLDER: Final = "checkpoint"
 
-_SCHEMA: Final = "convoy.checkpoint/1"
+_SCHEMA: Final = "convoy.checkpoint/2"
 _LATEST: Final = "latest"
+_DELTA: Final = "delta.bin"
 
 Float32Vector = NDArray[np.float32]
 
@@ -51,6 +53,10 @@ class Checkpoint:
         average_N: Mean of the last `average_count` global models; None while that is 0.
         average_count: How many.
         abandoned_in_a_row: Rounds since the last one that was not.
+        base_digest: SHA-256 of the model that `delta` starts from; empty where there is none.
+        delta: The way from there to model_N; see convoy_server.downlink.
+        update_state: What the next round's updates need to know of the last: see
+            convoy_server.update_state; a table.
         round_line: The round's line of rounds.jsonl; empty for round 0.
         round_event: The round's audit event; empty for round 0.
     """
@@ -64,6 +70,9 @@ class Checkpoint:
     average_N: Float32Vector | None = None
     average_count: int = 0
     abandoned_in_a_row: int = 0
+    base_digest: bytes = b""
+    delta: bytes = b""
+    update_state: Mapping[str, Any] = field(default_factory=dict)
     round_line: str = ""
     round_event: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,7 +105,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             raise BrokenCheckpointError(f"{path}: not written by this version; expected {_SCHEMA}")
         names, snapshots = table.pop("optimizer_state"), table.pop("snapshots")
         average = path / "average.safetensors"
+        table["base_digest"] = bytes.fromhex(table["base_digest"])
         return Checkpoint(
+            delta=(path / _DELTA).read_bytes(),
             **table,
             model_N=_vector(path / "model.safetensors"),
             optimizer_state={n: _vector(path / f"optimizer.{n}.safetensors") for n in names},
@@ -132,9 +143,12 @@ def _write(path: Path, checkpoint: Checkpoint, schema: ParameterSchema) -> None:
         "snapshots": len(checkpoint.snapshots),
         "average_count": checkpoint.average_count,
         "abandoned_in_a_row": checkpoint.abandoned_in_a_row,
+        "base_digest": checkpoint.base_digest.hex(),
+        "update_state": checkpoint.update_state,
         "round_line": checkpoint.round_line,
         "round_event": checkpoint.round_event,
     }
+    (path / _DELTA).write_bytes(checkpoint.delta)
     (path / "state.json").write_text(json.dumps(table, indent=1, allow_nan=False))
 
 

@@ -30,6 +30,39 @@ class VehicleScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """One secure sum.
+
+    Attributes:
+        vehicles: Who was asked.
+        summed: Whose update is in the sum.
+        attempts: Sums tried; each after the first because the one before overflowed.
+        wrap_ratio: Spread of the sum over its range: 0.22 is right, above 0.30 is never applied.
+        modulus_bits: Bits a parameter.
+        step: Of the quantizer, in parameter units.
+        culprits: Who sent wrong shares.
+        given_up: Why there is no sum; None where there is one.
+    """
+
+    vehicles: tuple[str, ...]
+    summed: tuple[str, ...]
+    attempts: int
+    wrap_ratio: float | None = None
+    modulus_bits: int
+    step: float
+    culprits: tuple[str, ...] = ()
+    given_up: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleBytes:
+    """Content of one vehicle's messages in a round, as it was sent."""
+
+    uplink: int
+    downlink: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
     """One line of rounds.jsonl, one entry of report.json "rounds"; null where not measured.
 
@@ -43,6 +76,11 @@ class RoundRecord:
         rejected: Refused updates by reason.
         uplink_bytes: Content of every reply to train and evaluate as it came, envelope included.
         downlink_bytes: Content of every message of train and evaluate as it was sent.
+        update_uplink_bytes: Of uplink_bytes, what brought updates: all but evaluations.
+        update_parameters: Parameters that an update has; frozen ones are not sent.
+        float32_uplink_bytes: What the same updates would have taken as plain float32.
+        float32_downlink_bytes: What the same models would have taken as plain float32.
+        bytes_by_vehicle: Of all messages of the round, by vehicle id.
         wall_s: Real time.
         virtual_s: Time on the simulated network.
         train_loss: Mean over the accepted updates, weighted by their examples.
@@ -50,6 +88,11 @@ class RoundRecord:
         accuracy: Over all held-back examples.
         throttle_mae: Mean absolute error over all held-back examples.
         epsilon: Differential privacy spent so far.
+        clip_norm: Bound on an update's 2-norm in this round.
+        clipped_share: Share of the summed updates that were longer.
+        shards: The secure sums.
+        left_out: Vehicles or shards that a robust rule gave no share in the aggregate.
+        rolled_back: Why the canary check threw the new model away; None where it did not.
         rejections: Every refused update.
         lost_vehicles: Who never answered.
         evaluation_rejections: Every refused evaluation.
@@ -67,6 +110,11 @@ class RoundRecord:
     rejected: Mapping[str, int]
     uplink_bytes: int
     downlink_bytes: int
+    update_uplink_bytes: int = 0
+    update_parameters: int = 0
+    float32_uplink_bytes: int = 0
+    float32_downlink_bytes: int = 0
+    bytes_by_vehicle: Mapping[str, VehicleBytes] = field(default_factory=dict)
     wall_s: float
     virtual_s: float | None = None
     train_loss: float | None = None
@@ -74,6 +122,11 @@ class RoundRecord:
     accuracy: float | None = None
     throttle_mae: float | None = None
     epsilon: float | None = None
+    clip_norm: float | None = None
+    clipped_share: float | None = None
+    shards: tuple[ShardRecord, ...] = ()
+    left_out: tuple[str, ...] = ()
+    rolled_back: str | None = None
     rejections: tuple[Rejection, ...] = ()
     lost_vehicles: tuple[str, ...] = ()
     evaluation_rejections: tuple[Rejection, ...] = ()

@@ -1,17 +1,20 @@
 r"""One round as a pure state machine: no socket, no clock, no disk.
 
 INVITE -> TRAIN -> UNMASK -> AGGREGATE -> DONE
-    \        \                  \-> ABANDONED   the mean is of no use
+    \        \         \        \-> ABANDONED   the mean is of no use
+     \        \         \-> ABANDONED           too few in the secure sums
      \        \-> ABANDONED                     quorum missed
       \-> ABANDONED                             too few to invite
 
 More clients are invited than needed (over-selection: Bonawitz et al., MLSys 2019, section 2.2). The
 round stops waiting as soon as `wanted` updates are accepted; whoever is still training then is
-surplus: neither lost nor rejected. UNMASK is passed through by codecs that send no masks.
+surplus: neither lost nor rejected. In rounds with masked updates a vehicle is accepted when it has
+trained; UNMASK then holds the secure sums, and who is missing in them is lost or rejected after all.
+Codecs without masks pass UNMASK through.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
@@ -131,7 +134,7 @@ class RoundState:
         wanted: Accepted updates at which the round stops waiting.
         quorum: Accepted updates without which it is abandoned.
         cohort: Who was invited, in the order in which it was drawn.
-        accepted: Who is in the sum, in the order of arrival.
+        accepted: Who is in the sum, in the order of arrival; until UNMASK who will be.
         rejections: Whose reply was refused, in the order of arrival.
         lost: Who never answered, in the order of the cohort; known once waiting has ended.
     """
@@ -194,10 +197,33 @@ def stop_waiting(state: RoundState) -> RoundState:
     return _end_of_training(dataclasses.replace(state, lost=lost))
 
 
-def unmasked(state: RoundState) -> RoundState:
-    """The sum is free of masks: UNMASK -> AGGREGATE."""
+def unmasked(
+    state: RoundState,
+    summed: Collection[str] | None = None,
+    rejections: Sequence[Rejection] = (),
+) -> RoundState:
+    """The sum is free of masks: UNMASK -> AGGREGATE, or ABANDONED where too few are in it.
+
+    Args:
+        state: In UNMASK.
+        summed: Who is in the sum; None: everybody whose update was accepted.
+        rejections: Whose message of the secure sum was refused.
+    """
     _expect(state, Phase.UNMASK)
-    return _move(state, Phase.AGGREGATE)
+    if summed is None:
+        return _move(state, Phase.AGGREGATE)
+    refused = {rejection.vehicle for rejection in rejections}
+    state = dataclasses.replace(
+        state,
+        accepted=tuple(vehicle for vehicle in state.accepted if vehicle in summed),
+        rejections=(*state.rejections, *rejections),
+        lost=(
+            *state.lost,
+            *(v for v in state.accepted if v not in summed and v not in refused),
+        ),
+    )
+    enough = len(state.accepted) >= state.quorum
+    return _move(state, Phase.AGGREGATE if enough else Phase.ABANDONED)
 
 
 def finish(state: RoundState, *, aggregated: bool) -> RoundState:

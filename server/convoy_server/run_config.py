@@ -11,10 +11,12 @@ from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
-from convoy_privacy.clipping import PrivacyConfig
+from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table, to_table
 from convoy_server.release.config import ReleaseConfig
+from convoy_server.robust.canary import CanaryConfig
+from convoy_server.robust.registry import RobustConfig
 from convoy_server.rounds import RoundConfig
 
 RUN_KEY: Final = "convoy-run"
@@ -23,6 +25,8 @@ OUT_KEY: Final = "convoy-out"
 """Key in Flower's run configuration: the run directory."""
 RESUME_KEY: Final = "convoy-resume"
 """Key in Flower's run configuration: true to go on from the last finished round."""
+KEYS_KEY: Final = "convoy-keys"
+"""Key in Flower's run configuration: folder with the aggregator's keys, as `convoy fleet add` makes it."""
 OVERWRITE_KEY: Final = "convoy-overwrite"
 """Key in Flower's run configuration: true to delete the run that the directory holds."""
 
@@ -40,6 +44,8 @@ class RunConfig:
         round: Section [round].
         update: Section [update].
         privacy: Section [privacy].
+        aggregation: Section [aggregation].
+        canary: Section [canary].
         release: Section [release].
     """
 
@@ -51,6 +57,8 @@ class RunConfig:
     round: RoundConfig = field(default_factory=RoundConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    aggregation: RobustConfig = field(default_factory=RobustConfig)
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
     def __post_init__(self) -> None:

@@ -16,41 +16,56 @@ import dataclasses
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
-from convoy_compression.update.codec import codec_for
+from convoy_compression.update.changed_part import changed_part
+from convoy_compression.update.codec import codec_on_wire
 from convoy_driving.parameters import ParameterSchema
-from convoy_protos.errors import MalformedMessageError
+from convoy_privacy.adaptive_clipping import next_clip_norm
+from convoy_privacy.party import Party
+from convoy_privacy.sealing import sign_sealing_key
+from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
     EVALUATE,
     TRAIN,
     content_bytes,
-    instructions_content,
+    instructions_digest,
     model_array,
     read_evaluation,
 )
+from convoy_protos.protection import Protection, protection_of
 from convoy_protos.settings import to_table
 from convoy_protos.v1.federation_pb2 import RoundInstructions
-from convoy_server.admission import Expectation, admit, envelope_of, refuse_failed
-from convoy_server.aggregation import Aggregation
+from convoy_server.admission import Expectation, refuse_failed, refuse_foreign
+from convoy_server.aggregation import Aggregate
 from convoy_server.checkpoint import Checkpoint
 from convoy_server.cohort import Purpose, draw, invitations
+from convoy_server.downlink import (
+    ModelHolders,
+    PublishedModel,
+    from_hex_digests,
+    hex_digests,
+    step_to,
+)
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, FleetScore, check_evaluation, merge
+from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
 from convoy_server.observer import RunObserver
 from convoy_server.optimizers.registry import optimizer_for
-from convoy_server.optimizers.server_optimizer import OptimizerState, Step
+from convoy_server.optimizers.server_optimizer import OptimizerState
 from convoy_server.polling_grid import streaming
-from convoy_server.round_log import RoundRecord, line_digest, to_line
+from convoy_server.robust.canary import CanaryScore, judge
+from convoy_server.round_log import RoundRecord, VehicleBytes, line_digest, to_line
 from convoy_server.rounds import (
     Phase,
     Rejection,
@@ -64,16 +79,40 @@ from convoy_server.rounds import (
     unmasked,
     why_abandoned,
 )
-from convoy_server.run_config import RunConfig
+from convoy_server.run_config import KEYS_KEY, RunConfig
 from convoy_server.run_directory import RunDirectory, model_digest
 from convoy_server.schedule import learning_rate_factor
+from convoy_server.update_state import UpdateState, from_state_table, to_state_table
 from convoy_server.vehicles import Addresses, VehicleDirectory
 
 logger = logging.getLogger(__name__)
 
 Float32Vector = NDArray[np.float32]
 
+Canary = Callable[[Float32Vector], CanaryScore]
+"""How a global model does on the server's own frames."""
+
 _NODE_POLL_S = 0.2
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """Bytes of the messages' contents in one round, by vehicle."""
+
+    uplink: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    downlink: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def came(self, vehicle: str, reply: Message) -> None:
+        self.uplink[vehicle] += content_bytes(reply.content) if reply.has_content() else 0
+
+    def goes(self, vehicle: str, content: RecordDict) -> None:
+        self.downlink[vehicle] += content_bytes(content)
+
+    def by_vehicle(self) -> dict[str, VehicleBytes]:
+        return {
+            name: VehicleBytes(uplink=self.uplink[name], downlink=self.downlink[name])
+            for name in sorted(set(self.uplink) | set(self.downlink))
+        }
 
 
 @dataclass(slots=True)
@@ -84,10 +123,19 @@ class _RoundInProgress:
     expected: Expectation
     addresses: Addresses
     names: Mapping[int, str]
-    model_N: Float32Vector
+    nodes: Mapping[str, int]
+    model: PublishedModel
+    update_state: UpdateState
     optimizer_state: OptimizerState
-    uplink_bytes: int = 0
-    downlink_bytes: int = 0
+    intake: Intake | None = None
+    settled: Settled | None = None
+    traffic: _Traffic = field(default_factory=_Traffic)
+    models_sent: int = 0
+    replies: int = 0
+    update_uplink_bytes: int = 0
+    rolled_back: str = ""
+    sent_model: bytes = b""
+    clip_norm: float | None = None
     train_loss: float | None = None
     score: FleetScore = field(default_factory=lambda: merge({}))
     evaluation_rejections: list[Rejection] = field(default_factory=list)
@@ -104,16 +152,42 @@ class FleetStrategy(Strategy):
         directory: RunDirectory,
         observer: RunObserver,
         *,
+        keys: Party | None = None,
+        canary: Canary | None = None,
         now_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Nothing has run yet.
+
+        Args:
+            run: What to do.
+            schema: Of the global model.
+            directory: Where the run is written.
+            observer: Watches the run.
+            keys: The aggregator's certificate and keys; needed for masked and sealed updates.
+            canary: How a global model does on the server's own frames; None: no check.
+            now_s: Clock of deadlines.
+            sleep: Waits.
+            utc_now: Clock of certificates.
+
+        Raises:
+            UsageError: The codec needs keys, and there are none.
+        """
         self._run = run
         self._schema = schema
         self._directory = directory
         self._observer = observer
         self._now_s = now_s
         self._sleep = sleep
-        self._codec = codec_for(run.update.codec)
+        self._keys = keys
+        self._canary = canary
+        self._utc_now = utc_now
+        self._sent = changed_part(schema.names, schema.sizes, run.training.freeze)
+        self._codec = run.update.wire_name
+        check_keys(keys, self._codec)
+        self._holders = ModelHolders(always_full=run.update.downlink == "full")
+        self._grid: Grid | None = None
         self._optimizer = optimizer_for(run.round)
         self._vehicles = VehicleDirectory(run.round.max_examples)
         self._scored_model = _last_round_is_scored(directory.records())
@@ -150,7 +224,9 @@ class FleetStrategy(Strategy):
             TooManyAbandonedRoundsError: Rounds kept missing their quorum.
             StorageError: The run directory cannot be written.
         """
-        grid = streaming(grid)
+        grid = self._grid = streaming(grid)
+        state = from_state_table(self._directory.checkpoint.update_state)
+        self._holders.held = from_hex_digests(state.held)
         first = self._directory.checkpoint.round + 1
         self._wait_for_vehicles(grid)
         self._vehicles.meet(grid, self._run.round.join_deadline_s)
@@ -182,7 +258,7 @@ class FleetStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Draw the cohort and write its messages; none where too few can be invited."""
-        del config
+        del config, arrays
         nodes = self._vehicles.nodes_by_name(grid.get_node_ids())
         state = begin(server_round, len(nodes), self._run.round)
         count = invitations(state.wanted, self._run.round.over_selection, len(nodes))
@@ -195,17 +271,21 @@ class FleetStrategy(Strategy):
         )
         state = invite(state, cohort)
         asked = cohort if state.phase is Phase.TRAIN else ()
-        model_N = packed(arrays)
-        messages = self._messages(server_round, model_N, TRAIN, [nodes[name] for name in asked])
-        self._open = _RoundInProgress(
+        checkpoint = self._directory.checkpoint
+        model = _published(checkpoint)
+        self._open = current = _RoundInProgress(
             state=state,
             expected=self._expectation(server_round),
-            addresses=Addresses(messages),
+            addresses=Addresses(()),
             names={node: name for name, node in nodes.items()},
-            model_N=model_N,
-            optimizer_state=self._directory.checkpoint.optimizer_state,
-            downlink_bytes=sum(content_bytes(message.content) for message in messages),
+            nodes=nodes,
+            model=model,
+            update_state=from_state_table(checkpoint.update_state),
+            optimizer_state=checkpoint.optimizer_state,
+            clip_norm=self._clip_norm(),
         )
+        messages, contents = self._messages(current, model, TRAIN, asked)
+        current.intake = self._intake(current, contents)
         self._observer.round_started(server_round, len(cohort))
         return messages
 
@@ -214,12 +294,10 @@ class FleetStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold the replies into the sum one at a time, then step; (None, None) if abandoned."""
         current = self._current(server_round)
-        aggregation = Aggregation(
-            self._codec.accumulator(self._schema.parameter_count), self._run.round.weighting
-        )
+        assert current.intake is not None  # noqa: S101 - configure_train sets it
         with _closing(replies) as stream:
             for reply in stream if current.state.phase is Phase.TRAIN else ():
-                self._take_update(reply, current, aggregation)
+                self._take_update(reply, current, current.intake)
                 # The next reply is fetched while this name is still bound: let go of this one.
                 del reply
                 if current.state.phase is not Phase.TRAIN:
@@ -227,17 +305,23 @@ class FleetStrategy(Strategy):
         current.state = stop_waiting(current.state)
         if current.state.phase is not Phase.UNMASK:
             return None, None
-        current.state = unmasked(current.state)
-        step = self._step(current, aggregation)
-        current.state = finish(current.state, aggregated=step is not None)
-        if step is None:
+        settled = current.settled = current.intake.settle()
+        current.update_uplink_bytes = sum(current.traffic.uplink.values())
+        current.state = unmasked(current.state, settled.summed, settled.rejections)
+        if current.state.phase is not Phase.AGGREGATE:
             return None, None
-        current.model_N, current.optimizer_state = step
-        current.train_loss = aggregation.train_loss
+        step = self._step(current, settled.aggregate)
+        current.state = finish(current.state, aggregated=step is not None)
+        if step is None or settled.aggregate is None:
+            return None, None
+        current.model, current.optimizer_state = step
+        current.update_state = self._next_update_state(settled)
+        current.train_loss = settled.aggregate.train_loss
         self._scored_model = False
-        return packed_record(step.model_N), MetricRecord(
-            {"train_loss": aggregation.train_loss or 0.0}
-        )
+        metrics = MetricRecord()
+        if current.train_loss is not None:
+            metrics["train_loss"] = current.train_loss
+        return packed_record(current.model.model_N), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -265,12 +349,12 @@ class FleetStrategy(Strategy):
             round_number=server_round,
             purpose=Purpose.EVALUATE,
         )
-        model_N = self._published(self._next_checkpoint(current))
-        messages = self._messages(server_round, model_N, EVALUATE, [nodes[name] for name in asked])
-        current.addresses = Addresses(messages)
+        published_N = published_model(self._next_checkpoint(current), self._run)
+        model = current.model
+        if published_N is not model.model_N:
+            model = PublishedModel(model_N=published_N, digest=model_digest(published_N))
         current.evaluation_lost = asked
-        current.downlink_bytes += sum(content_bytes(message.content) for message in messages)
-        return messages
+        return self._messages(current, model, EVALUATE, asked)[0]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -307,28 +391,77 @@ class FleetStrategy(Strategy):
             self._schema.parameter_count,
             len(self.examples),
             self._run.round.optimizer,
-            self._codec.name,
+            self._codec,
         )
 
-    def _take_update(
-        self, reply: Message, current: _RoundInProgress, aggregation: Aggregation
-    ) -> None:
-        """Add one reply to the sum or count it as rejected."""
+    def _intake(self, current: _RoundInProgress, contents: Mapping[str, RecordDict]) -> Intake:
+        """Where this round's replies go."""
+        if protection_of(self._codec) is Protection.MASKED:
+            assert self._keys is not None  # noqa: S101 - checked when built
+            return MaskedIntake(
+                self._run,
+                current.expected,
+                current.update_state,
+                current.model.digest,
+                keys=self._keys,
+                ask=lambda kind, requests: self._ask(current, kind, requests),
+                now=self._utc_now,
+            )
+        return SingleIntake(
+            codec_on_wire(self._codec, self._run.update),
+            self._run,
+            current.expected,
+            current.update_state,
+            keys=self._keys,
+            contexts={name: instructions_digest(content) for name, content in contents.items()},
+            now=self._utc_now,
+        )
+
+    def _ask(
+        self, current: _RoundInProgress, kind: str, contents: Mapping[str, RecordDict]
+    ) -> Iterator[tuple[str, Message]]:
+        """One exchange of the secure sums; see convoy_server.secure_sums."""
+        assert self._grid is not None  # noqa: S101 - `start` sets it
+        number = str(current.state.number)
+        messages = []
+        for name, content in contents.items():
+            messages.append(Message(content, current.nodes[name], kind, group_id=number))
+            current.traffic.goes(name, content)
+        addresses = Addresses(messages)
+        timeout = self._run.update.exchange_deadline_s
+        answered = 0
+        with _closing(self._grid.send_and_receive(messages, timeout=timeout)) as stream:
+            for reply in stream:
+                node = addresses.node_of(reply)
+                if node is None:
+                    logger.warning("round %s: a reply to no message of %s", number, kind)
+                    continue
+                name = current.names[node]
+                current.traffic.came(name, reply)
+                answered += 1
+                self._observer.phase(kind, answered, len(messages))
+                yield name, reply
+
+    def _take_update(self, reply: Message, current: _RoundInProgress, intake: Intake) -> None:
+        """Take one reply in or count it as rejected."""
         number = current.state.number
         vehicle = _sender(reply, current)
-        current.uplink_bytes += content_bytes(reply.content) if reply.has_content() else 0
+        current.traffic.came(vehicle, reply)
+        current.replies += 1
         try:
             _refuse_stranger(vehicle, current.state.answered)
-            aggregation.add(admit(envelope_of(reply), vehicle, current.expected))
+            intake.take(vehicle, reply)
         except RefusedReplyError as error:
+            self._holders.failed(vehicle)
             current.state = reject(current.state, Rejection(vehicle, error.reason, error.detail))
             # The text and not the error: a log record that is kept must not keep the update alive.
             text = str(error)
             logger.warning("round %d: vehicle %s is rejected: %s", number, vehicle, text)
             self._observer.update_arrived(number, vehicle, accepted=False, reason=error.reason)
         else:
+            self._holders.answered(vehicle, current.sent_model)
             current.state = accept(current.state, vehicle)
-            logger.info("round %d: vehicle %s is in the sum", number, vehicle)
+            logger.info("round %d: vehicle %s is accepted", number, vehicle)
             self._observer.update_arrived(number, vehicle, accepted=True, reason=None)
 
     def _take_evaluation(
@@ -340,61 +473,136 @@ class FleetStrategy(Strategy):
     ) -> None:
         """Keep one vehicle's counts or note why not."""
         vehicle = _sender(reply, current)
-        current.uplink_bytes += content_bytes(reply.content) if reply.has_content() else 0
+        current.traffic.came(vehicle, reply)
         try:
             _refuse_stranger(vehicle, answered)
             refuse_failed(reply)
             evaluation = read_evaluation(reply.content)
-            checked[vehicle] = check_evaluation(evaluation, vehicle, current.expected)
+            if evaluation.withheld:
+                refuse_foreign(
+                    evaluation.run_id,
+                    evaluation.round,
+                    evaluation.vehicle_id,
+                    vehicle,
+                    current.expected,
+                )
+            else:
+                checked[vehicle] = check_evaluation(evaluation, vehicle, current.expected)
         except MalformedMessageError as error:
+            self._holders.failed(vehicle)
             current.evaluation_rejections.append(Rejection(vehicle, "malformed", str(error)))
         except RefusedReplyError as error:
+            self._holders.failed(vehicle)
             current.evaluation_rejections.append(Rejection(vehicle, error.reason, error.detail))
+        else:
+            self._holders.answered(vehicle, current.sent_model)
         answered.add(vehicle)
 
-    def _step(self, current: _RoundInProgress, aggregation: Aggregation) -> Step | None:
-        """The next global model; None where it would not be finite."""
+    def _step(
+        self, current: _RoundInProgress, aggregate: Aggregate | None
+    ) -> tuple[PublishedModel, OptimizerState] | None:
+        """The next global model; None where there is none, it is not finite, or it collapses."""
+        if aggregate is None:
+            return None
+        base = current.model
         # Overflow is looked for below; numpy need not warn of it as well.
         with np.errstate(over="ignore", invalid="ignore"):
             step = self._optimizer.step(
-                current.model_N, aggregation.mean(), current.optimizer_state
+                base.model_N, self._sent.scatter(aggregate.update_M), current.optimizer_state
             )
         vectors = (step.model_N, *step.state.values())
-        return step if all(bool(np.isfinite(vector_N).all()) for vector_N in vectors) else None
+        if not all(bool(np.isfinite(vector_N).all()) for vector_N in vectors):
+            return None
+        new_N, delta = step.model_N, b""
+        if self._run.update.downlink == "delta":
+            new_N, delta = step_to(new_N, base.model_N, self._run.update.downlink_step)
+        current.rolled_back = self._collapse(base.model_N, new_N)
+        if current.rolled_back:
+            logger.warning("round %d is rolled back: %s", current.state.number, current.rolled_back)
+            return None
+        model = PublishedModel(
+            model_N=new_N,
+            digest=model_digest(new_N),
+            base_digest=base.digest if delta else b"",
+            delta=delta,
+        )
+        return model, step.state
+
+    def _collapse(self, before_N: Float32Vector, after_N: Float32Vector) -> str:
+        """Why the new model must not stay; empty where it may."""
+        if self._canary is None:
+            return ""
+        verdict = judge(self._canary(before_N), self._canary(after_N), self._run.canary)
+        return "" if verdict.keep else verdict.reason
+
+    def _next_update_state(self, settled: Settled) -> UpdateState:
+        """The clipping bound follows the share of updates that it clipped."""
+        privacy, state = self._run.privacy, settled.state
+        share, quantile = settled.clipped_share, privacy.clip_quantile
+        if state.clip_norm is None or share is None or quantile is None:
+            return state
+        return state.replace(
+            clip_norm=next_clip_norm(state.clip_norm, share, quantile, privacy.clip_learning_rate)
+        )
 
     def _messages(
-        self, number: int, model_N: Float32Vector, kind: str, nodes: Iterable[int]
-    ) -> list[Message]:
-        """One message a node; the content is the same object for all of them."""
+        self, current: _RoundInProgress, model: PublishedModel, kind: str, vehicles: Sequence[str]
+    ) -> tuple[list[Message], dict[str, RecordDict]]:
+        """One message a vehicle; the content is the same object for all that need the same."""
+        number = current.state.number
+        contents = self._holders.contents(self._instructions(number, model), model, vehicles)
+        for vehicle, content in contents.items():
+            current.traffic.goes(vehicle, content)
+        current.models_sent += len(contents)
+        current.sent_model = model.digest
+        messages = [
+            Message(content, current.nodes[vehicle], kind, group_id=str(number))
+            for vehicle, content in contents.items()
+        ]
+        current.addresses = Addresses(messages)
+        return messages, contents
+
+    def _instructions(self, number: int, model: PublishedModel) -> RoundInstructions:
         run = self._run
         factor = learning_rate_factor(number, run.round)
         rate = run.training.learning_rate * factor
         training = dataclasses.replace(run.training, learning_rate=rate)
-        tables = {"data": run.data, "model": run.model, "training": training}
-        instructions = RoundInstructions(
+        privacy = dataclasses.replace(run.privacy, clip_norm=self._clip_norm())
+        tables = {
+            "data": run.data,
+            "model": run.model,
+            "training": training,
+            "privacy": privacy,
+            "update": run.update,
+        }
+        sealed = protection_of(self._codec) is Protection.SEALED
+        keys = self._keys
+        return RoundInstructions(
             run_id=self._directory.checkpoint.run_id,
             round=number,
             seed=run.seed,
             schema_digest=self._schema.digest,
-            model_digest=model_digest(model_N),
-            codec=self._codec.name,
+            model_digest=model.digest,
+            codec=self._codec,
             settings_json=json.dumps(
-                {
-                    name: to_table(table)
-                    for name, table in (tables | {"privacy": run.privacy}).items()
-                },
-                sort_keys=True,
+                {name: to_table(table) for name, table in tables.items()}, sort_keys=True
+            ),
+            aggregator=(
+                sign_sealing_key(keys.sealing_key, keys.identity)
+                if sealed and keys is not None and keys.sealing_key is not None
+                else None
             ),
         )
-        content = instructions_content(instructions, model_array(model_N))
-        return [Message(content, node, kind, group_id=str(number)) for node in nodes]
+
+    def _clip_norm(self) -> float | None:
+        return from_state_table(self._directory.checkpoint.update_state).clip_norm
 
     def _expectation(self, number: int) -> Expectation:
         return Expectation(
             run_id=self._directory.checkpoint.run_id,
             round_number=number,
             schema_digest=self._schema.digest,
-            parameter_count=self._schema.parameter_count,
+            parameter_count=self._sent.size,
             codec=self._codec,
             max_examples=self._run.round.max_examples,
         )
@@ -427,27 +635,30 @@ class FleetStrategy(Strategy):
         average_N, count = last.average_N, last.average_count
         if current.state.number > settings.rounds - settings.averaged_rounds:
             count += 1
-            average_N = _running_mean(average_N, current.model_N, count)
+            average_N = _running_mean(average_N, current.model.model_N, count)
         kept = self._run.release.teachers
         return dataclasses.replace(
             last,
             round=current.state.number,
-            model_N=current.model_N,
+            model_N=current.model.model_N,
+            base_digest=current.model.base_digest,
+            delta=current.model.delta,
+            update_state=to_state_table(
+                current.update_state.replace(held=hex_digests(self._holders.useful(current.model)))
+            ),
             optimizer_state=current.optimizer_state,
-            snapshots=(*last.snapshots, current.model_N)[-kept:] if done else last.snapshots,
+            snapshots=(
+                (*last.snapshots, current.model.model_N)[-kept:] if done else last.snapshots
+            ),
             average_N=average_N,
             average_count=count,
             abandoned_in_a_row=0 if done else last.abandoned_in_a_row + 1,
         )
 
-    def _published(self, checkpoint: Checkpoint) -> Float32Vector:
-        """The model that would be published if the run ended here; scored in the last round."""
-        return published_model(checkpoint, self._run)
-
     def _commit(self, number: int, wall_s: float) -> RoundRecord:
         """Put the round on disk."""
         current = self._current(number)
-        record = _record(current, wall_s)
+        record = _record(current, wall_s, self._sent.size, self._schema.parameter_count)
         line = to_line(record)
         checkpoint = dataclasses.replace(
             self._next_checkpoint(current), round_line=line, round_event=_event(current, line)
@@ -498,9 +709,34 @@ def packed_record(model_N: Float32Vector) -> ArrayRecord:
     return ArrayRecord({"packed": model_array(model_N)})
 
 
-def packed(arrays: ArrayRecord) -> Float32Vector:
-    """The inverse of `packed_record`; a read-only view."""
-    return np.frombuffer(arrays["packed"].data, "<f4")
+def check_keys(keys: Party | None, codec: str) -> None:
+    """Refuse to start a run whose updates nobody could open or sum.
+
+    Raises:
+        UsageError: Says which key is missing and how to make it.
+    """
+    protection = protection_of(codec)
+    if protection is Protection.NONE:
+        return
+    if keys is None:
+        raise UsageError(
+            f"codec {codec} needs the aggregator's keys: make them with `convoy fleet add FLEET NAME "
+            f"--role aggregator` and name their folder under {KEYS_KEY!r} in the run configuration"
+        )
+    if protection is Protection.SEALED and keys.sealing_key is None:
+        raise UsageError(
+            f"codec {codec} needs a sealing key, and {keys.identity.name} has none: "
+            "make the aggregator's folder with `convoy fleet add FLEET NAME --role aggregator`"
+        )
+
+
+def _published(checkpoint: Checkpoint) -> PublishedModel:
+    return PublishedModel(
+        model_N=checkpoint.model_N,
+        digest=model_digest(checkpoint.model_N),
+        base_digest=checkpoint.base_digest,
+        delta=checkpoint.delta,
+    )
 
 
 def _sender(reply: Message, current: _RoundInProgress) -> str:
@@ -515,25 +751,40 @@ def _refuse_stranger(vehicle: str, answered: Iterable[str]) -> None:
         raise RefusedReplyError("replayed", "the second reply in this round")
 
 
-def _record(current: _RoundInProgress, wall_s: float) -> RoundRecord:
-    state, score = current.state, current.score
+def _record(
+    current: _RoundInProgress, wall_s: float, sent_parameters: int, parameters: int
+) -> RoundRecord:
+    """The round's line."""
+    state, score, settled = current.state, current.score, current.settled
     done = state.phase is Phase.DONE
+    because = f"rolled back: {current.rolled_back}" if current.rolled_back else why_abandoned(state)
+    traffic = current.traffic.by_vehicle()
     return RoundRecord(
         round=state.number,
         outcome="done" if done else "abandoned",
-        abandoned_because=None if done else why_abandoned(state),
+        abandoned_because=None if done else because,
         invited=len(state.cohort),
         completed=len(state.accepted),
         lost=len(state.lost),
         surplus=len(state.surplus),
         rejected=dict(sorted(Counter(one.reason for one in state.rejections).items())),
-        uplink_bytes=current.uplink_bytes,
-        downlink_bytes=current.downlink_bytes,
+        uplink_bytes=sum(one.uplink for one in traffic.values()),
+        downlink_bytes=sum(one.downlink for one in traffic.values()),
+        update_uplink_bytes=current.update_uplink_bytes,
+        update_parameters=sent_parameters,
+        float32_uplink_bytes=4 * sent_parameters * current.replies,
+        float32_downlink_bytes=4 * parameters * current.models_sent,
+        bytes_by_vehicle=traffic,
         wall_s=round(wall_s, 3),
         train_loss=current.train_loss,
         balanced_accuracy=score.balanced_accuracy,
         accuracy=score.accuracy,
         throttle_mae=score.throttle_mae,
+        clip_norm=current.clip_norm,
+        clipped_share=settled.clipped_share if settled else None,
+        shards=settled.shards if settled else (),
+        left_out=settled.aggregate.left_out if settled and settled.aggregate else (),
+        rolled_back=current.rolled_back or None,
         rejections=state.rejections,
         lost_vehicles=state.lost,
         evaluation_rejections=tuple(current.evaluation_rejections),
@@ -552,7 +803,7 @@ def _event(current: _RoundInProgress, line: str) -> dict[str, Any]:
         "accepted": list(state.accepted),
         "rejected": [[one.vehicle, one.reason] for one in state.rejections],
         "lost": list(state.lost),
-        "model_sha256": model_digest(current.model_N).hex(),
+        "model_sha256": current.model.digest.hex(),
         "record_sha256": line_digest(line),
     }
 

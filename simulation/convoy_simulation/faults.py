@@ -1,14 +1,18 @@
 """Let named vehicles misbehave, to watch a run survive them; section [faults] of a scenario.
 
-Every fault spoils the vehicle's real reply to `train` on its way out, in a Flower client mod: the
+Every fault spoils one of the vehicle's real replies on its way out, in a Flower client mod: the
 vehicle itself, the grid and the server are the ones of an undisturbed run. A fault depends on the
 vehicle and the round alone, so a resumed run meets the same ones.
 
     [faults]
     car3 = "nan"
     car5 = { kind = "truncated", rounds = [2, 3] }
+
+Which reply: that to `train`; or, for what is wrong with an update as bytes, the one that carries it,
+which with masked updates is the upload of the secure sum.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,14 +23,25 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
-from convoy_compression.update.codec import codec_on_wire
 from convoy_edge_client.app import make_client_app
+from convoy_edge_client.local_update import keep, kept
 from convoy_edge_client.vehicle_config import vehicle_of
 from convoy_protos import envelope
 from convoy_protos.errors import SettingsError
-from convoy_protos.flower_messages import TRAIN, read_instructions, read_update, update_content
+from convoy_protos.flower_messages import (
+    SHARE,
+    TRAIN,
+    UNMASK,
+    UPLOAD,
+    read_instructions,
+    read_trained,
+    read_update,
+    trained_content,
+    update_content,
+)
+from convoy_protos.protection import Protection, protection_of
 from convoy_protos.settings import from_table
-from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_protos.v1.federation_pb2 import Trained, UpdateHeader
 from convoy_simulation.errors import ClientVanishedError, InjectedFaultError
 
 
@@ -93,16 +108,16 @@ def client_app_factory(faults: FaultConfig) -> Callable[[], ClientApp]:
 
 
 def fault_mod(faults: FaultConfig) -> Mod:
-    """A Flower client mod that spoils replies to `train` according to the rules."""
+    """A Flower client mod that spoils replies according to the rules."""
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if message.metadata.message_type != TRAIN:
-            return call_next(message, context)
         rule = faults.vehicles.get(vehicle_of(context).vehicle_id)
-        round_number = read_instructions(message.content)[0].round
-        if rule is None or (rule.rounds and round_number not in rule.rounds):
+        if rule is None or (rule.rounds and _round_of(message) not in rule.rounds):
             return call_next(message, context)
-        return FAULTS[rule.kind](lambda: call_next(message, context))
+        fault = FAULTS[rule.kind]
+        if _stage(message, fault.stage) != message.metadata.message_type:
+            return call_next(message, context)
+        return fault.spoil(lambda: call_next(message, context), context.state)
 
     return mod
 
@@ -111,18 +126,55 @@ def _make_client_app(faults: FaultConfig) -> ClientApp:
     return make_client_app(mods=[fault_mod(faults)])
 
 
-def _with_blob(change: Callable[[bytes], bytes]) -> "Fault":
+def _round_of(message: Message) -> int:
+    """The server groups the messages of a round; only `train` says it in its content as well."""
+    if message.metadata.message_type == TRAIN:
+        return read_instructions(message.content).round
+    group = message.metadata.group_id
+    return int(group) if group.isdecimal() else 0
+
+
+def _stage(message: Message, wanted: str) -> str:
+    """The message type that a fault waits for."""
+    if wanted != _WHERE_THE_UPDATE_IS:
+        return wanted
+    if message.metadata.message_type != TRAIN:
+        return UPLOAD
+    masked = protection_of(read_instructions(message.content).codec) is Protection.MASKED
+    return UPLOAD if masked else TRAIN
+
+
+Spoil = Callable[[Callable[[], Message], RecordDict], Message]
+"""Makes a spoilt reply from a function that gives the honest one, and the node's state."""
+
+_WHERE_THE_UPDATE_IS: Final = "update"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to misbehave.
+
+    Attributes:
+        spoil: What becomes of the reply.
+        stage: Message type that is answered wrongly, or "update": the one whose reply carries it.
+    """
+
+    spoil: Spoil
+    stage: str = TRAIN
+
+
+def _with_blob(change: Callable[[bytes], bytes]) -> Fault:
     """A fault that alters the bytes of the envelope."""
 
-    def spoil(reply_of: Callable[[], Message]) -> Message:
+    def spoil(reply_of: Callable[[], Message], _state: RecordDict) -> Message:
         reply = reply_of()
         reply.content = update_content(change(read_update(reply.content)))
         return reply
 
-    return spoil
+    return Fault(spoil, _WHERE_THE_UPDATE_IS)
 
 
-def _with_header(change: Callable[[UpdateHeader], object]) -> "Fault":
+def _with_header(change: Callable[[UpdateHeader], object]) -> Fault:
     """A fault that alters the header and leaves the payload."""
 
     def reseal(blob: bytes) -> bytes:
@@ -133,16 +185,55 @@ def _with_header(change: Callable[[UpdateHeader], object]) -> "Fault":
     return _with_blob(reseal)
 
 
-def _with_entry(value: float) -> "Fault":
-    """A fault that sends an update with one bad entry."""
+def _with_claims(change: Callable[[UpdateHeader | Trained], object]) -> Fault:
+    """A fault in what the reply to `train` says about examples and metrics."""
 
-    def spoil(blob: bytes) -> bytes:
-        header, _ = envelope.unpack(blob)
+    def spoil(reply_of: Callable[[], Message], _state: RecordDict) -> Message:
+        reply = reply_of()
+        if "trained" in reply.content:
+            trained = read_trained(reply.content)
+            change(trained)
+            reply.content = trained_content(trained)
+            return reply
+        header, payload = envelope.unpack(read_update(reply.content))
+        change(header)
+        reply.content = update_content(envelope.pack(header, payload))
+        return reply
+
+    return Fault(spoil)
+
+
+def _with_entry(value: float) -> Fault:
+    """A fault that sends an update with one bad entry; under masks no number can say that."""
+
+    def spoil(reply_of: Callable[[], Message], _state: RecordDict) -> Message:
+        reply = reply_of()
+        if "trained" in reply.content:
+            raise InjectedFaultError(f"training ended in {value}")
+        header, payload = envelope.unpack(read_update(reply.content))
         update_N = np.zeros(header.parameter_count, np.float32)
         update_N[update_N.size // 2] = value
-        return envelope.pack(header, codec_on_wire(header.codec).encode(update_N))
+        spoilt = update_N.astype("<f2" if len(payload) == 2 * update_N.size else "<f4").tobytes()
+        reply.content = update_content(envelope.pack(header, spoilt))
+        return reply
 
-    return _with_blob(spoil)
+    return Fault(spoil)
+
+
+def _poison(reply_of: Callable[[], Message], state: RecordDict) -> Message:
+    """Trains, then sends five times the opposite."""
+    reply = reply_of()
+    if "trained" in reply.content:
+        update = kept(state)
+        keep(dataclasses.replace(update, update_N=update.update_N * np.float32(-5.0)), state)
+        return reply
+    header, payload = envelope.unpack(read_update(reply.content))
+    if protection_of(header.codec) is Protection.SEALED:
+        raise InjectedFaultError("poison of sealed updates cannot be injected from outside")
+    kind = "<f2" if header.codec.startswith("float16") else "<f4"
+    poisoned = (np.frombuffer(payload, kind) * np.float32(-5.0)).astype(kind).tobytes()
+    reply.content = update_content(envelope.pack(header, poisoned))
+    return reply
 
 
 def _one_entry_more(blob: bytes) -> bytes:
@@ -157,41 +248,56 @@ def _replay(header: UpdateHeader) -> None:
         header.round -= 1
 
 
-def _raise(_reply_of: Callable[[], Message]) -> Message:
+def _misname_metric(claims: UpdateHeader | Trained) -> None:
+    """No metrics at all would be a vehicle that withholds them."""
+    claims.metrics.clear()
+    claims.metrics["trane_loss"] = 1.0
+
+
+def _forge(header: UpdateHeader) -> None:
+    """A signature of somebody else's; updates in the clear have none to forge."""
+    if header.signature:
+        header.signature = bytes(len(header.signature))
+
+
+def _raise(_reply_of: Callable[[], Message], _state: RecordDict) -> Message:
     raise InjectedFaultError("this vehicle was told to fail")
 
 
-def _vanish(_reply_of: Callable[[], Message]) -> Message:
+def _vanish(_reply_of: Callable[[], Message], _state: RecordDict) -> Message:
     raise ClientVanishedError
 
 
-def _reply_with_nothing(reply_of: Callable[[], Message]) -> Message:
+def _reply_with_nothing(reply_of: Callable[[], Message], _state: RecordDict) -> Message:
     reply = reply_of()
     reply.content = RecordDict()
     return reply
 
 
-Fault = Callable[[Callable[[], Message]], Message]
-"""Makes a spoilt reply from a function that trains and gives the honest one."""
-
 FAULTS: Final[Mapping[str, Fault]] = {
     "nan": _with_entry(np.nan),
     "infinite": _with_entry(np.inf),
+    "poison": Fault(_poison),
     "wrong_length": _with_blob(_one_entry_more),
     "wrong_schema": _with_header(lambda header: setattr(header, "schema_digest", bytes(32))),
     "wrong_round": _with_header(lambda header: setattr(header, "round", header.round + 1000)),
     "wrong_run": _with_header(lambda header: setattr(header, "run_id", "another-run")),
     "wrong_vehicle": _with_header(lambda header: setattr(header, "vehicle_id", "somebody-else")),
     "wrong_codec": _with_header(lambda header: setattr(header, "codec", "morse/1")),
+    "wrong_context": _with_header(lambda header: setattr(header, "context_digest", bytes(32))),
+    "forged_signature": _with_header(_forge),
     "replayed": _with_header(_replay),
     "truncated": _with_blob(lambda blob: blob[: len(blob) // 2]),
     "oversized": _with_blob(lambda blob: blob + bytes(len(blob) + 1_000_000)),
-    "malformed": _reply_with_nothing,
-    "zero_examples": _with_header(lambda header: setattr(header, "example_count", 0)),
-    "absurd_examples": _with_header(lambda header: setattr(header, "example_count", 10**12)),
-    "extra_metric": _with_header(lambda header: header.metrics.update({"luck": 7.0})),
-    "missing_metric": _with_header(lambda header: header.metrics.clear()),
-    "exception": _raise,
-    "never_answers": _vanish,
+    "malformed": Fault(_reply_with_nothing),
+    "zero_examples": _with_claims(lambda claims: setattr(claims, "example_count", 0)),
+    "absurd_examples": _with_claims(lambda claims: setattr(claims, "example_count", 10**12)),
+    "extra_metric": _with_claims(lambda claims: claims.metrics.update({"luck": 7.0})),
+    "missing_metric": _with_claims(_misname_metric),
+    "exception": Fault(_raise),
+    "never_answers": Fault(_vanish),
+    "lost_after_check_in": Fault(_vanish, SHARE),
+    "lost_before_upload": Fault(_vanish, UPLOAD),
+    "lost_before_unmask": Fault(_vanish, UNMASK),
 }
 """Every kind there is."""

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from convoy_compression.update.codec import codec_for
-from convoy_protos import envelope
-from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_protos.protection import Protection, protection_of
 from convoy_server.federation import FederationResult
 from convoy_server.report.contract import (
     Baseline,
@@ -13,6 +11,7 @@ from convoy_server.report.contract import (
     CurvePoint,
     Final,
     Fleet,
+    Privacy,
     Update,
     VehicleResult,
     WorstVehicle,
@@ -104,24 +103,34 @@ def curves_of(
     return curves
 
 
-def update_of(run: RunConfig, result: FederationResult) -> Update:
-    """What one update takes on the wire, its envelope included."""
-    codec = codec_for(run.update.codec)
-    payload = codec.encode(result.model_N * 0)
-    header = UpdateHeader(
-        run_id="0" * 16,
-        round=len(result.records),
-        vehicle_id=max(result.vehicles, key=len, default=""),
-        schema_digest=result.schema.digest,
-        codec=codec.name,
-        parameter_count=result.model_N.size,
-        example_count=max(result.vehicles.values(), default=0),
-        metrics=dict.fromkeys(envelope.UPDATE_METRICS, 1.0),
-    )
+def update_of(run: RunConfig, result: FederationResult) -> Update | None:
+    """What updates took on the wire, everything included: the mean over all that arrived.
+
+    None where none did.
+    """
+    records = [record for record in result.records if record.completed]
+    if not records:
+        return None
+    codec = run.update.wire_name
+    updates = sum(record.completed for record in records)
+    uplink_bytes = sum(record.update_uplink_bytes for record in records)
+    parameters = records[-1].update_parameters
     return Update(
-        codec=codec.name,
-        encrypted=False,
-        bits_per_parameter=8 * len(payload) / result.model_N.size,
-        bytes=len(envelope.pack(header, payload)),
-        float32_bytes=4 * result.model_N.size,
+        codec=codec,
+        encrypted=protection_of(codec) is not Protection.NONE,
+        bits_per_parameter=8 * uplink_bytes / (updates * parameters),
+        bytes=round(uplink_bytes / updates),
+        float32_bytes=4 * parameters,
+    )
+
+
+def privacy_of(run: RunConfig, result: FederationResult) -> Privacy:
+    """What protected a single vehicle."""
+    last = result.records[-1] if result.records else None
+    return Privacy(
+        secure_aggregation=protection_of(run.update.wire_name) is Protection.MASKED,
+        clip_norm=last.clip_norm if last else run.privacy.clip_norm,
+        noise_multiplier=run.privacy.noise_multiplier,
+        epsilon=last.epsilon if last else None,
+        delta=run.privacy.delta if run.privacy.noise_multiplier is not None else None,
     )

@@ -23,8 +23,9 @@ from convoy_server.federation import FederationResult
 from convoy_server.observer import RunObserver
 from convoy_server.release.build import build_release
 from convoy_server.report import on_disk
-from convoy_server.report.contract import DriveScore, Picture, Privacy, Release, Report
+from convoy_server.report.contract import DriveScore, Picture, Release, Report
 from convoy_server.run_config import (
+    KEYS_KEY,
     OUT_KEY,
     OVERWRITE_KEY,
     RESUME_KEY,
@@ -33,6 +34,7 @@ from convoy_server.run_config import (
     run_config_to_json,
 )
 from convoy_simulation.baselines import CENTRAL, Baseline, baseline_jobs, train_baselines
+from convoy_simulation.canary import canary_of
 from convoy_simulation.environment import describe
 from convoy_simulation.faults import check_vehicles, client_app_factory
 from convoy_simulation.fleet import check_unseen, fleet_appearances
@@ -44,6 +46,7 @@ from convoy_simulation.report_assembly import (
     curves_of,
     final_of,
     fleet_of,
+    privacy_of,
     update_of,
 )
 from convoy_simulation.resource_meter import ResourceMeter
@@ -56,6 +59,7 @@ from convoy_simulation.roads.pictures import save_pictures
 from convoy_simulation.roads.torch_driver import TorchDriver
 from convoy_simulation.scenario import Scenario, run_config
 from convoy_simulation.vehicles import (
+    AGGREGATOR,
     decode,
     recorded_vehicles,
     simulated_vehicles,
@@ -130,7 +134,7 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
             final=final_of(result, alone),
             baselines=baselines_of(trained),
             update=update_of(run, result),
-            privacy=Privacy(secure_aggregation=False, clip_norm=run.privacy.clip_norm),
+            privacy=privacy_of(run, result),
             release=release,
             closed_loop=roads.scores() if roads is not None else None,
             curves=curves_of(result.records, trained, run.training.local_epochs),
@@ -165,8 +169,9 @@ def run_rounds(
 ) -> FederationResult:
     """Run the server's app over an in-process grid of the vehicles' app."""
     results: list[FederationResult] = []
-    server_app = make_server_app(observer, results.append)
-    files = write_vehicle_files(vehicles, plan.out / "fleet")
+    server_app = make_server_app(observer, results.append, canary_of(scenario, plan.cache_dir))
+    folder = plan.out / "fleet"
+    files = write_vehicle_files(vehicles, folder, scenario.update)
     nodes: dict[int, UserConfig] = {
         FIRST_NODE + index: {NODE_CONFIG_KEY: str(file)} for index, file in enumerate(files)
     }
@@ -175,6 +180,7 @@ def run_rounds(
         OUT_KEY: str(plan.out),
         RESUME_KEY: plan.resume,
         OVERWRITE_KEY: plan.overwrite,
+        KEYS_KEY: str(folder / AGGREGATOR),
     }
     with InProcessGrid(
         client_app_factory(scenario.faults),

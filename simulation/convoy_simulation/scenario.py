@@ -18,10 +18,12 @@ from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
-from convoy_privacy.clipping import PrivacyConfig
+from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.settings import from_table
 from convoy_server.release.config import ReleaseConfig
+from convoy_server.robust.canary import CanaryConfig
+from convoy_server.robust.registry import RobustConfig
 from convoy_server.rounds import RoundConfig
 from convoy_server.run_config import RunConfig
 from convoy_simulation.baselines import BaselineConfig
@@ -49,6 +51,8 @@ class Scenario:
         round: How the server runs its rounds.
         update: How updates travel.
         privacy: What a vehicle does to its update before it leaves.
+        aggregation: How the updates of a round become one.
+        canary: What a new global model is checked with before it stays.
         baselines: What the fleet's model is compared with.
         release: The vehicle's file and its gates.
         closed_loop: Driving on tracks that nobody trained on.
@@ -65,6 +69,8 @@ class Scenario:
     round: RoundConfig = field(default_factory=RoundConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    aggregation: RobustConfig = field(default_factory=RobustConfig)
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
     closed_loop: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
@@ -112,6 +118,8 @@ def run_config(scenario: Scenario) -> RunConfig:
         round=scenario.round,
         update=scenario.update,
         privacy=scenario.privacy,
+        aggregation=scenario.aggregation,
+        canary=scenario.canary,
         release=scenario.release,
     )
 
@@ -191,5 +199,9 @@ def _resolve_paths(scenario: Scenario, folder: Path) -> Scenario:
         ),
         release=dataclasses.replace(
             scenario.release, proxy=tuple(str(folder / path) for path in scenario.release.proxy)
+        ),
+        canary=dataclasses.replace(
+            scenario.canary,
+            recordings=tuple(str(folder / path) for path in scenario.canary.recordings),
         ),
     )

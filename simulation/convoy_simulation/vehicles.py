@@ -1,23 +1,43 @@
 """Who takes part in a simulated run: one vehicle for each recording, simulated or the user's own."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final, Literal
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.dataset import VehicleDataset, load_vehicle
 from convoy_driving.errors import NoUsableFramesError
 from convoy_driving.recordings.reader import find_recordings
 from convoy_edge_client.vehicle_config import VehicleConfig, save_fleet, save_vehicle_config
+from convoy_privacy.certificates import Identity, Role
+from convoy_privacy.fleet_authority import FleetAuthority
+from convoy_privacy.party import save_party
+from convoy_privacy.sealing import SealingKey, generate_sealing_key
 from convoy_protos.errors import UsageError
+from convoy_protos.protection import Protection, protection_of
 from convoy_simulation.fleet import FleetConfig, VehicleOverride, cached_fleet, plan_fleet
 from convoy_simulation.worker_pool import Progress, run_jobs
 
 logger = logging.getLogger(__name__)
 
+AGGREGATOR = "aggregator"
+"""Inside the folder of the vehicles' files: the server's certificate and keys."""
+IDENTITIES_FOLDER = "identities"
+"""Beside it: those of the vehicles."""
 FRAMES_FOLDER = "frames"
 """Inside the cache folder: decoded frames."""
+
+_AGREED: Final[Mapping[Protection, Literal["masked", "sealed", "none"]]] = {
+    Protection.MASKED: "masked",
+    Protection.SEALED: "sealed",
+    Protection.NONE: "none",
+}
 
 
 def simulated_vehicles(
@@ -81,17 +101,47 @@ def load(vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
     return load_vehicle(vehicle.vehicle_id, vehicle.recording_paths, data, vehicle.cache_path)
 
 
-def write_vehicle_files(vehicles: Sequence[VehicleConfig], folder: Path) -> list[Path]:
-    """One configuration file a vehicle, and `fleet.json` that lists them.
+def write_vehicle_files(
+    vehicles: Sequence[VehicleConfig], folder: Path, update: UpdateConfig
+) -> list[Path]:
+    """One configuration file and one identity a vehicle, keys for the server, and `fleet.json`.
+
+    The fleet's CA lives as long as this call: a simulation has no use for it later, and keys do not
+    show in any result. What a real vehicle's owner decides follows from the scenario here: vehicles
+    agree to the codec that it names.
 
     Returns:
         The vehicles' files, in the order of the vehicles.
     """
+    now = datetime.now(UTC)
+    authority = FleetAuthority.create(now)
+    sealing_key = generate_sealing_key(update.sealing_suite, os.urandom)
+    identity = authority.issue(AGGREGATOR, Role.AGGREGATOR, now)
+    _save(folder / AGGREGATOR, authority, identity, sealing_key)
     files = [folder / f"{vehicle.vehicle_id}.json" for vehicle in vehicles]
     for vehicle, file in zip(vehicles, files, strict=True):
-        save_vehicle_config(vehicle, file)
+        keys = folder / IDENTITIES_FOLDER / vehicle.vehicle_id
+        _save(keys, authority, authority.issue(vehicle.vehicle_id, Role.VEHICLE, now))
+        own = replace(
+            vehicle,
+            identity=str(keys.resolve()),
+            least_protection=_AGREED[protection_of(update.wire_name)],
+            minimum_cohort=min(vehicle.minimum_cohort, update.minimum_cohort),
+        )
+        save_vehicle_config(own, file)
     save_fleet([Path(file.name) for file in files], folder / "fleet.json")
     return files
+
+
+def _save(
+    folder: Path,
+    authority: FleetAuthority,
+    identity: Identity,
+    sealing_key: SealingKey | None = None,
+) -> None:
+    """Put a party's files in the place of those of an earlier start of this run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    save_party(folder, authority, identity.certificate, identity.signing_key, sealing_key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ are never reused. Every receiver treats every field as hostile.
 """
 
 from collections import abc as _abc
+from convoy_protos.v1 import secure_sum_pb2 as _secure_sum_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -35,6 +36,8 @@ class RoundInstructions(_message.Message):
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
     SETTINGS_JSON_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
+    AGGREGATOR_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     """from 1"""
@@ -45,9 +48,15 @@ class RoundInstructions(_message.Message):
     model_digest: _builtins.bytes
     """SHA-256 of the packed global model that travels beside this message"""
     codec: _builtins.str
-    """"float32/1": how the update is to be encoded"""
+    """"masked/1": how the update is to be encoded"""
     settings_json: _builtins.str
     """tables model, data, training, privacy; read by convoy_protos.settings"""
+    base_digest: _builtins.bytes
+    """SHA-256 of the model that a delta starts from; empty: the model is whole"""
+    @_builtins.property
+    def aggregator(self) -> _secure_sum_pb2.HelperKey:
+        """with codec "sealed/1": whom the update is sealed to"""
+
     def __init__(
         self,
         *,
@@ -58,10 +67,12 @@ class RoundInstructions(_message.Message):
         model_digest: _builtins.bytes = ...,
         codec: _builtins.str = ...,
         settings_json: _builtins.str = ...,
+        base_digest: _builtins.bytes = ...,
+        aggregator: _secure_sum_pb2.HelperKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "model_digest", b"model_digest", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "seed", b"seed", "settings_json", b"settings_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "base_digest", b"base_digest", "codec", b"codec", "model_digest", b"model_digest", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "seed", b"seed", "settings_json", b"settings_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,6 +113,9 @@ class UpdateHeader(_message.Message):
     EXAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
+    CONTEXT_DIGEST_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     vehicle_id: _builtins.str
@@ -112,6 +126,12 @@ class UpdateHeader(_message.Message):
     """training examples behind the update: its weight in the mean"""
     payload_bytes: _builtins.int
     """tells a torn upload from a bad model"""
+    context_digest: _builtins.bytes
+    """masked, sealed: what the sender was told; see docs/wire-format.md"""
+    certificate: _builtins.bytes
+    """sealed: X.509 DER of the sender"""
+    signature: _builtins.bytes
+    """masked, sealed: over context digest and SHA-256 of the payload"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """exactly the keys of UPDATE_METRICS"""
@@ -128,14 +148,77 @@ class UpdateHeader(_message.Message):
         example_count: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         payload_bytes: _builtins.int = ...,
+        context_digest: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "example_count", b"example_count", "metrics", b"metrics", "parameter_count", b"parameter_count", "payload_bytes", b"payload_bytes", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "codec", b"codec", "context_digest", b"context_digest", "example_count", b"example_count", "metrics", b"metrics", "parameter_count", b"parameter_count", "payload_bytes", b"payload_bytes", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "signature", b"signature", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateHeader: _TypeAlias = UpdateHeader  # noqa: Y015
+
+@_typing.final
+class Trained(_message.Message):
+    """Vehicle to server, when the update will be summed under masks: I have trained, the update is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    VEHICLE_ID_FIELD_NUMBER: _builtins.int
+    SCHEMA_DIGEST_FIELD_NUMBER: _builtins.int
+    EXAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round: _builtins.int
+    vehicle_id: _builtins.str
+    schema_digest: _builtins.bytes
+    example_count: _builtins.int
+    """0: this vehicle tells it in the masked sum only"""
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """the keys of UPDATE_METRICS, or none where withheld"""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round: _builtins.int = ...,
+        vehicle_id: _builtins.str = ...,
+        schema_digest: _builtins.bytes = ...,
+        example_count: _builtins.int = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_count", b"example_count", "metrics", b"metrics", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trained: _TypeAlias = Trained  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
@@ -153,12 +236,15 @@ class Evaluation(_message.Message):
     CLASS_CORRECT_FIELD_NUMBER: _builtins.int
     THROTTLE_ABSOLUTE_ERROR_SUM_FIELD_NUMBER: _builtins.int
     LOSS_SUM_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     vehicle_id: _builtins.str
     train_examples: _builtins.int
     throttle_absolute_error_sum: _builtins.float
     loss_sum: _builtins.float
+    withheld: _builtins.bool
+    """this vehicle's own configuration keeps its figures; nothing else is filled in"""
     @_builtins.property
     def class_examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """held-back examples by steering class: left, straight, right"""
@@ -178,10 +264,11 @@ class Evaluation(_message.Message):
         class_correct: _abc.Iterable[_builtins.int] | None = ...,
         throttle_absolute_error_sum: _builtins.float = ...,
         loss_sum: _builtins.float = ...,
+        withheld: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_correct", b"class_correct", "class_examples", b"class_examples", "loss_sum", b"loss_sum", "round", b"round", "run_id", b"run_id", "throttle_absolute_error_sum", b"throttle_absolute_error_sum", "train_examples", b"train_examples", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_correct", b"class_correct", "class_examples", b"class_examples", "loss_sum", b"loss_sum", "round", b"round", "run_id", b"run_id", "throttle_absolute_error_sum", b"throttle_absolute_error_sum", "train_examples", b"train_examples", "vehicle_id", b"vehicle_id", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,9 +285,10 @@ class VehicleProfile(_message.Message):
     CLASS_EXAMPLES_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     train_examples: _builtins.int
+    """0: withheld"""
     @_builtins.property
     def class_examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """training examples by steering class"""
+        """training examples by steering class; none: withheld"""
 
     def __init__(
         self,

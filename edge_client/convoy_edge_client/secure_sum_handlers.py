@@ -1,0 +1,154 @@
+"""Answer the four exchanges of a secure sum with the update that was trained before.
+
+    check_in -> share -> upload -> unmask
+
+The rules are in convoy_privacy.secure_sum.vehicle; here the trained update, the numbers of the codec
+and this vehicle's configuration meet them. A vehicle that refuses raises, which the server counts.
+"""
+
+# Shapes: N parameters that are sent, P padded lanes, C counters.
+
+import logging
+import os
+from datetime import UTC, datetime
+
+import numpy as np
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from convoy_compression.update.masked import MaskedFormat
+from convoy_edge_client.errors import NoUpdateKeptError
+from convoy_edge_client.local_update import LocalUpdate, kept, save_session, session_of
+from convoy_edge_client.vehicle_config import VehicleConfig
+from convoy_edge_client.vehicle_party import party_of
+from convoy_privacy.clipping import clip, norm
+from convoy_privacy.secure_sum import vehicle as protocol
+from convoy_privacy.secure_sum.terms import Terms, VehiclePolicy, parse_terms
+from convoy_protos import envelope
+from convoy_protos.envelope import COUNTER_SCALE
+from convoy_protos.protection import MASKED_CODEC
+from convoy_protos.v1.federation_pb2 import UpdateHeader
+
+logger = logging.getLogger(__name__)
+
+
+def check_in(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
+    """Join the sum that the terms describe, if the update that waits belongs to it.
+
+    Raises:
+        NoUpdateKeptError: It does not, or none waits.
+        ProtocolError: The terms are impossible or against this vehicle's configuration.
+    """
+    terms = parse_terms(request)
+    _check_same(kept(state), terms)
+    policy = VehiclePolicy(minimum_cohort=vehicle.minimum_cohort)
+    identity = party_of(vehicle).identity
+    session, reply = protocol.check_in(request, identity, policy, os.urandom, session_of(state))
+    save_session(session, state)
+    return reply
+
+
+def share(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
+    """Check the roster against the pinned CA and share our secrets.
+
+    Raises:
+        ProtocolError: Somebody in the roster is not trusted, or the message is out of its turn.
+    """
+    party = party_of(vehicle)
+    session, reply = protocol.share(
+        session_of(state), request, party.identity, party.trust, datetime.now(UTC), os.urandom
+    )
+    save_session(session, state)
+    return reply
+
+
+def upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
+    """The envelope with our masked update; the same request gets the same bytes.
+
+    Raises:
+        ProtocolError: Too few peers, or the message is out of its turn.
+        InvalidUpdateError: The update is absurdly large for the step.
+    """
+    update = kept(state)
+    session = protocol.accept_shares(session_of(state), request)
+    terms, slot, context = protocol.describe(session)
+    lanes = MaskedFormat(
+        parameter_count=terms.fields.parameter_count,
+        modulus_bits=terms.fields.modulus_bits,
+        step=terms.fields.step,
+        seed=terms.fields.codec_seed,
+    )
+    weighted_N, counters_C = contribution(update, terms)
+    session, lanes_P, counters_C = protocol.masked(
+        session, lanes.quantize(weighted_N, slot), counters_C
+    )
+    save_session(session, state)
+    body = lanes.pack(lanes_P) + counters_C.astype("<u8").tobytes()
+    header = UpdateHeader(
+        run_id=update.run_id,
+        round=update.round_number,
+        vehicle_id=vehicle.vehicle_id,
+        schema_digest=update.schema_digest,
+        codec=MASKED_CODEC,
+        parameter_count=terms.fields.parameter_count,
+        context_digest=context,
+        signature=protocol.sign_upload(session, party_of(vehicle).identity, body),
+    )
+    logger.info(
+        "round %d: vehicle %s uploads %d masked bytes",
+        update.round_number,
+        vehicle.vehicle_id,
+        len(body),
+    )
+    return envelope.pack(header, body)
+
+
+def unmask(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
+    """Our shares of the others' secrets, once; afterwards every secret of this sum is gone.
+
+    Raises:
+        ProtocolError: The request could uncover a single vehicle, or is out of its turn.
+    """
+    session, reply = protocol.unmask(session_of(state), request, party_of(vehicle).identity)
+    save_session(session, state)
+    return reply
+
+
+def contribution(
+    update: LocalUpdate, terms: Terms
+) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    """What this vehicle adds to the sum, before it is rounded and masked.
+
+    Returns:
+        The clipped update times its weight over the cap, float32, shape (N,), and the counters in
+        the order of SUM_COUNTERS, uint64, shape (C,).
+    """
+    fields = terms.fields
+    length = norm(update.update_N)
+    clipped = bool(fields.clip_norm) and length > fields.clip_norm
+    update_N = clip(update.update_N, fields.clip_norm) if clipped else update.update_N
+    weight = 1 if fields.equal_weights else min(update.example_count, fields.weight_cap)
+    counters = {
+        "count": 1,
+        "weight": weight,
+        "clipped": int(clipped),
+        "loss_sum": round(weight * update.train_loss * COUNTER_SCALE),
+        "squared_norm": round(min(length, fields.clip_norm or length) ** 2 * COUNTER_SCALE),
+    }
+    counters_C = np.array([counters[name] for name in envelope.SUM_COUNTERS], np.uint64)
+    return update_N * np.float32(weight / fields.weight_cap), counters_C
+
+
+def _check_same(update: LocalUpdate, terms: Terms) -> None:
+    """Refuse a sum that is not about the update that waits."""
+    fields = terms.fields
+    asked = {
+        "run": (update.run_id, fields.run_id),
+        "round": (update.round_number, fields.round),
+        "model": (update.model_digest, fields.model_digest),
+        "schema": (update.schema_digest, fields.schema_digest),
+        "length": (update.update_N.size, fields.parameter_count),
+    }
+    for what, (ours, theirs) in asked.items():
+        if ours != theirs:
+            raise NoUpdateKeptError(f"the update that waits here is of another {what}")
