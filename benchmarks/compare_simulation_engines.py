@@ -70,7 +70,7 @@ from convoy_server.rounds import RoundConfig
 from convoy_server.run_config import RunConfig, run_config_to_json
 from convoy_simulation.flower_internals import SERVER_NODE_ID, make_context
 from convoy_simulation.in_process_grid import EngineName, InProcessGrid
-from convoy_simulation.resource_meter import tree_rss_bytes
+from convoy_simulation.resource_meter import process_tree
 from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter
 
 COHORT = 10
@@ -222,7 +222,8 @@ def run_alone(name: str, folder: Path, rounds: int) -> Measurement:
         ) as process,
     ):
         while process.poll() is None:
-            peak_bytes = max(peak_bytes, tree_rss_bytes(process.pid) or 0)
+            tree_bytes = sum(member.rss_bytes for member in process_tree(process.pid))
+            peak_bytes = max(peak_bytes, tree_bytes)
             time.sleep(0.2)
         if process.returncode:
             raise SystemExit(f"{name} failed")

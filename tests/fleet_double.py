@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from convoy_compression.update.codec import codec_on_wire
+from convoy_compression.update.codec import UpdateConfig, codec_on_wire
 from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_protos import envelope
@@ -19,6 +19,7 @@ from convoy_protos.flower_messages import (
     evaluation_content,
     profile_content,
     read_instructions,
+    read_model,
     update_content,
 )
 from convoy_protos.v1.federation_pb2 import Evaluation, UpdateHeader, VehicleProfile
@@ -40,6 +41,7 @@ def small_run(**round_settings):
         data=DataConfig(frame_height=60, frame_width=80),
         model=ModelConfig(width=0.05),
         round=RoundConfig(**settings),
+        update=UpdateConfig(codec="float32", downlink="full"),
         release=ReleaseConfig(teachers=2),
     )
 
@@ -74,7 +76,7 @@ def puppets():
 
     @app.train()
     def train(message, context):
-        instructions, global_N = read_instructions(message.content)
+        instructions, global_N = read_instructions(message.content), read_model(message.content)
         config = context.node_config
         fault = config.get("fault", "")
         if instructions.round < config.get("from_round", 1):
@@ -83,7 +85,7 @@ def puppets():
 
     @app.evaluate()
     def evaluate(message, context):
-        instructions, global_N = read_instructions(message.content)
+        instructions, global_N = read_instructions(message.content), read_model(message.content)
         config = context.node_config
         return Message(
             evaluated(instructions, global_N, config, config.get("evaluation_fault", "")),
@@ -123,7 +125,7 @@ def trained(instructions, global_N, config, fault):
         metrics={"train_loss": 1.0 / instructions.round},
     )
     update_N = _spoil_values(update_N, fault)
-    payload = codec_on_wire(instructions.codec).encode(update_N)
+    payload = codec_on_wire(instructions.codec, UpdateConfig()).encode(update_N)
     payload = _spoil_payload(payload, fault)
     _spoil_header(header, fault)
     blob = envelope.pack(header, payload)
@@ -174,8 +176,9 @@ def _spoil_header(header, fault):  # noqa: PLR0912 - one branch a fault
         header.example_count = ABSURD
     if fault == "extra_metric":
         header.metrics["speed"] = 1.0
-    if fault == "missing_metric":
+    if fault == "misnamed_metric":
         del header.metrics["train_loss"]
+        header.metrics["loss"] = 1.0
     if fault == "nan_metric":
         header.metrics["train_loss"] = math.nan
     if fault == "huge_metric":

@@ -50,6 +50,7 @@ def record_small_fleet(folder: Path, vehicle_count: int, frames: int = 60) -> Sm
             vehicle_id=vehicle_id,
             recordings=(str(tub),),
             cache_dir=str(folder / "cache" / vehicle_id),
+            least_protection="none",
         )
         save_vehicle_config(config, path)
         vehicles[vehicle_id] = path

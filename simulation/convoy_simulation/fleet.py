@@ -27,7 +27,7 @@ from convoy_simulation.roads.recorder import RecordingConfig, record_drive
 from convoy_simulation.worker_pool import Progress, no_progress, run_jobs
 
 # Part of every key: raise it when the same settings would give other recordings.
-RECORDER_VERSION = 3
+RECORDER_VERSION = 4
 FLEET_FILE = "fleet.json"
 # Recordings are reproducible, so their clock is made up: 1 January 2026, an hour a vehicle.
 FIRST_TIMESTAMP_S = 1_767_225_600

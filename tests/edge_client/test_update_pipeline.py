@@ -6,7 +6,7 @@ import pytest
 from convoy_compression.update.codec import codec_for
 from convoy_edge_client.errors import DivergedTrainingError
 from convoy_edge_client.update_pipeline import seal_update
-from convoy_privacy.clipping import PrivacyConfig
+from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_protos.envelope import unpack
 from convoy_protos.v1.federation_pb2 import UpdateHeader
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convoy_server.cohort import Purpose, draw, invitations
+from convoy_server.cohort import Purpose, draw, draw_poisson, invitations
 
 FLEET = [f"car{index}" for index in range(10)]
 
@@ -58,3 +58,57 @@ def test_every_vehicle_has_the_same_chance():
 )
 def test_over_selection_rounds_up_and_stays_in_the_fleet(wanted, over_selection, fleet_size, count):
     assert invitations(wanted, over_selection, fleet_size) == count
+
+
+def poisson(fleet=FLEET, rate=0.4, seed=1, round_number=1, purpose=Purpose.TRAIN):
+    return draw_poisson(fleet, rate, seed=seed, round_number=round_number, purpose=purpose)
+
+
+def test_the_poisson_draw_of_a_seed_and_round_is_pinned():
+    """Another draw would change every recorded run."""
+    assert poisson() == ("car1", "car4", "car7", "car8", "car9")
+
+
+@given(st.permutations(FLEET), st.integers(0, 2**63 - 1), st.integers(1, 1000))
+def test_the_order_of_the_fleet_does_not_matter_to_a_poisson_draw(fleet, seed, round_number):
+    here = poisson(fleet, seed=seed, round_number=round_number)
+    assert here == poisson(seed=seed, round_number=round_number)
+
+
+@given(st.sets(st.sampled_from(FLEET)), st.integers(1, 1000))
+def test_whether_a_vehicle_is_drawn_does_not_depend_on_the_others(others, round_number):
+    drawn_alone = poisson(["car3"], round_number=round_number)
+    assert ("car3" in poisson({"car3", *others}, round_number=round_number)) == bool(drawn_alone)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"round_number": 2}, {"purpose": Purpose.EVALUATE}]
+)
+def test_seed_round_and_purpose_each_change_the_poisson_draw(change):
+    assert poisson(**change) != poisson()
+
+
+def test_a_rate_of_all_draws_all_and_a_rate_of_none_nobody():
+    for number in range(100):
+        assert poisson(rate=1.0, round_number=number) == tuple(FLEET)
+        assert poisson(rate=0.0, round_number=number) == ()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_that_is_no_probability_is_refused(rate):
+    with pytest.raises(ValueError, match="rate"):
+        poisson(rate=rate)
+
+
+def test_poisson_draws_are_fair_and_independent():
+    draws = [poisson(round_number=number) for number in range(4000)]
+    counts = Counter(name for names in draws for name in names)
+    # 4000 rounds at 0.4: 1600 each, standard deviation 31.
+    assert min(counts.values()) > 1480
+    assert max(counts.values()) < 1720
+    # Both of a pair: 640, standard deviation 23.
+    assert 550 < sum({"car1", "car2"} <= set(names) for names in draws) < 730
+    # The size of a cohort is binomial: variance 10 * 0.4 * 0.6 = 2.4.
+    sizes = [len(names) for names in draws]
+    mean = sum(sizes) / len(sizes)
+    assert 2.1 < sum((size - mean) ** 2 for size in sizes) / len(sizes) < 2.7

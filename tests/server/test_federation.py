@@ -85,7 +85,7 @@ HOSTILE = [
     ("zero_examples", "bad_example_count"),
     ("absurd_examples", "bad_example_count"),
     ("extra_metric", "wrong_metrics"),
-    ("missing_metric", "wrong_metrics"),
+    ("misnamed_metric", "wrong_metrics"),
     ("nan_metric", "wrong_metrics"),
     ("huge_metric", "wrong_metrics"),
     ("truncated", "truncated"),

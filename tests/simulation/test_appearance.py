@@ -45,6 +45,32 @@ def test_the_road_can_be_told_from_the_grass_in_every_appearance(road, name):
     assert np.abs(road_C - grass_C).max() > 15
 
 
+@pytest.mark.parametrize(
+    ("name", "road_is_brighter"),
+    [
+        ("day", False),
+        ("dark", False),
+        ("fog", False),
+        ("rain", False),
+        ("recoloured", True),  # pale concrete on red earth
+        ("glare", True),  # asphalt mirrors a low sun, grass does not
+        ("thermal", True),  # asphalt is warmer
+    ],
+)
+def test_some_cameras_see_the_road_brighter_than_the_grass_and_some_darker(
+    road, name, road_is_brighter
+):
+    near_HWC = seen(road, name)[24:32].astype(float)
+    assert (near_HWC[:, 36:44].mean() > near_HWC[:, :6].mean()) == road_is_brighter
+
+
+def test_fog_fades_colour_and_hides_the_far_more_than_the_near(road):
+    colour = np.ptp(seen(road, "fog").astype(float), axis=2).mean(axis=1)
+    colour_by_day = np.ptp(seen(road, "day").astype(float), axis=2).mean(axis=1)
+    left_H = colour / colour_by_day
+    assert left_H[5] < left_H[30] < left_H[55] < 0.5
+
+
 def test_an_unknown_appearance_is_refused_by_name():
     with pytest.raises(ValueError, match=r"one of day, dark.* got 'dusk'"):
         appearance_named("dusk")

@@ -19,6 +19,9 @@ from convoy_simulation.roads.camera import CameraMount
 Picture = NDArray[np.uint8]
 Development = Callable[[Picture, np.random.Generator], Picture]
 
+# About 100 on grass and 0 on the grey road, whose smooth face mirrors a low sun.
+_GREENNESS_C = np.array([-0.5, 1.0, -0.5], np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
@@ -45,11 +48,12 @@ def dark(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
 
 
 def fog(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
-    """Fog that hides what is far (the upper rows) more than what is near."""
+    """Fog: half the colour gone, and what is far (the upper rows) hidden more than what is near."""
     rows = picture_HWC.shape[0]
     veil_H11 = np.linspace(0.92, 0.45, rows, dtype=np.float32)[:, None, None]
     grey_C = np.array([196, 200, 206], np.float32)
-    return _to_bytes(picture_HWC * (1 - veil_H11) + grey_C * veil_H11)
+    pale_HWC = _mixed(picture_HWC, _faded(0.5), (0.0, 0.0, 0.0))
+    return _to_bytes(pale_HWC * (1 - veil_H11) + grey_C * veil_H11)
 
 
 def recoloured(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
@@ -59,16 +63,18 @@ def recoloured(picture_HWC: Picture, _rng: np.random.Generator) -> Picture:
 
 
 def glare(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
-    """Low sun into the lens: everything overexposed, a white glow at the upper right."""
-    glow_HW1 = _glow(*picture_HWC.shape[:2])
-    noise_HWC = _noise(picture_HWC.shape, 6.0, rng)
-    return _to_bytes(picture_HWC * np.float32(1.45) + glow_HW1 + noise_HWC)
+    """Low sun into the lens: a gleaming road, grass in its own shadow, warm light, a white glow."""
+    mix_CC = 0.55 * np.eye(3, dtype=np.float32) - 0.9 * _GREENNESS_C[:, None]
+    gleaming_HWC = _mixed(picture_HWC, mix_CC, (90.0, 90.0, 90.0))
+    warm_C = np.array([1.2, 0.95, 0.6], np.float32)
+    lit_HWC = (gleaming_HWC + _glow(*picture_HWC.shape[:2])) * warm_C
+    return _to_bytes(lit_HWC + _noise(picture_HWC.shape, 6.0, rng))
 
 
 def rain(picture_HWC: Picture, rng: np.random.Generator) -> Picture:
     """Rain: little colour, little contrast, bright streaks."""
     rows, columns = picture_HWC.shape[:2]
-    mix_CC = 0.6 * (0.4 * np.eye(3, dtype=np.float32) + np.float32(0.2))
+    mix_CC = 0.6 * _faded(0.4)
     dull_HWC = _mixed(picture_HWC, mix_CC, (18.0, 24.0, 34.0))
     streaks = max(1, columns // 4)
     tops, lefts = rng.integers(0, rows, streaks), rng.integers(0, columns, streaks)
@@ -118,6 +124,12 @@ def _glow(rows: int, columns: int) -> NDArray[np.float32]:
     right_1W = np.arange(columns, dtype=np.float32)[None, :] / columns - 0.8
     glow_HW = 25 + 150 * np.exp(-(up_H1**2 + right_1W**2) / 0.3**2)
     return np.asarray(glow_HW[..., None], np.float32)
+
+
+def _faded(colour_left: float) -> NDArray[np.float32]:
+    """The change of colour that moves red, green and blue towards their mean."""
+    kept_CC = colour_left * np.eye(3) + (1 - colour_left) / 3
+    return kept_CC.astype(np.float32)
 
 
 def _mixed(
