@@ -18,20 +18,13 @@ CPU time is that of one thread, best repetition, for a million parameters: a rea
 import argparse
 import itertools
 import json
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convoy_compression.update.masked import LaneSum, MaskedFormat
-from convoy_compression.update.model_delta import apply_delta, encode_delta
-from convoy_compression.update.range_control import next_sigma, signal_sigma, step_for
-from convoy_compression.update.rotation import layout_of, rotate, rotate_back
-from convoy_compression.update.sealed import decode_sparse, encode_sparse
 from convoy_driving.dataset import VehicleDataset, pool
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import flatten, unflatten

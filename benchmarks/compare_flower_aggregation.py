@@ -38,7 +38,8 @@ from convoy_compression.update.float32 import Float32Codec
 from convoy_protos import envelope
 from convoy_protos.v1.federation_pb2 import UpdateHeader
 from convoy_server.admission import Expectation, admit
-from convoy_server.aggregation import Aggregation
+from convoy_server.aggregation import SingleUpdates
+from convoy_server.robust.registry import RobustConfig
 
 Shapes = list[tuple[int, ...]]
 
@@ -152,14 +153,18 @@ def fold(envelopes: list[bytes], clients: int, parameters: int) -> NDArray[np.fl
         round_number=1,
         schema_digest=b"s" * 32,
         parameter_count=parameters,
-        codec=CODEC,
+        codec=CODEC.name,
         max_examples=10**6,
     )
-    aggregation = Aggregation(CODEC.accumulator(parameters), "examples")
+    updates = SingleUpdates(CODEC, expected, "examples", RobustConfig())
+    limit = CODEC.payload_limit(parameters)
     for index in range(clients):
         vehicle = index % DISTINCT
-        aggregation.add(admit(envelopes[vehicle], f"car{vehicle}", expected))
-    return aggregation.mean()
+        update = admit(envelopes[vehicle], f"car{vehicle}", expected, limit)
+        updates.add(update, update.payload)
+    aggregate = updates.result()
+    assert aggregate is not None
+    return aggregate.update_M
 
 
 def check_same(theirs: ArrayRecord, mean_N: NDArray[np.float32]) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -9,19 +12,45 @@ from typing import Any
 from flwr.app import RecordDict
 from small_fleet import DATA, SmallFleet
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
+from convoy_edge_client.vehicle_config import load_vehicle_config
+from convoy_protos.protection import Protection, protection_of
 from convoy_server.app import make_server_app
 from convoy_server.rounds import RoundConfig
 from convoy_server.run_config import RunConfig, run_config_to_json
+from convoy_server.strategy import Canary
 from convoy_simulation.faults import FaultConfig, client_app_factory
 from convoy_simulation.flower_internals import SERVER_NODE_ID, make_context
 from convoy_simulation.in_process_grid import EngineName, InProcessGrid
+from convoy_simulation.vehicles import AGGREGATOR, write_vehicle_files
 
 NO_FAULTS = FaultConfig()
 
 
-def small_run(**rounds: Any) -> RunConfig:
+def protect(fleet: SmallFleet, update: UpdateConfig, **changes: Any) -> dict[int, dict[str, str]]:
+    """Give every vehicle an identity and the server keys; node configurations of these vehicles.
+
+    Args:
+        fleet: Whose vehicles.
+        update: What they agree to.
+        changes: To every vehicle's own configuration.
+    """
+    own = [
+        replace(load_vehicle_config(path), least_protection="masked", **changes)
+        for path in fleet.vehicles.values()
+    ]
+    folder = Path(tempfile.mkdtemp(dir=fleet.fleet_file.parent))
+    files = write_vehicle_files(own, folder, update)
+    return {100 + index: {"vehicle-config": str(file)} for index, file in enumerate(files)}
+
+
+PLAIN = UpdateConfig(codec="float32", downlink="full")
+"""Every model and update as it is."""
+
+
+def small_run(*, update: UpdateConfig = PLAIN, **rounds: Any) -> RunConfig:
     """A run whose rounds take a fraction of a second."""
     return RunConfig(
         name="small",
@@ -30,6 +59,7 @@ def small_run(**rounds: Any) -> RunConfig:
         model=ModelConfig(width=0.1),
         training=TrainingConfig(learning_rate=0.02, batch_size=16),
         round=RoundConfig(**{"rounds": 2, **rounds}),
+        update=update,
     )
 
 
@@ -42,19 +72,24 @@ def run_small_federation(
     workers: int = 1,
     faults: FaultConfig = NO_FAULTS,
     resume: bool = False,
+    nodes: Mapping[int, dict[str, str]] | None = None,
+    canary: Canary | None = None,
 ) -> None:
-    """Run all rounds into a run directory."""
+    """Run all rounds into a run directory; `nodes` other than the fleet's own play its vehicles."""
     run_config = {
         "convoy-run": run_config_to_json(run),
         "convoy-out": str(out),
         "convoy-resume": resume,
     }
+    if protection_of(run.update.wire_name) is not Protection.NONE:
+        (own, *_) = (nodes or fleet.nodes).values()
+        run_config["convoy-keys"] = str(Path(own["vehicle-config"]).parent / AGGREGATOR)
     factory = client_app_factory(faults)
     with InProcessGrid(
-        factory, fleet.nodes, engine=engine, workers=workers, run_config=run_config
+        factory, nodes or fleet.nodes, engine=engine, workers=workers, run_config=run_config
     ) as grid:
         context = make_context(SERVER_NODE_ID, {}, run_config, state=RecordDict())
-        make_server_app()(grid, context)
+        make_server_app(canary=canary)(grid, context)
 
 
 def announce_and_run(started: Event, *args: Any, **kwargs: Any) -> None:

@@ -16,13 +16,14 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from convoy_compression.update.model_delta import apply_delta
-from convoy_edge_client.errors import BaseModelMissingError
+from convoy_edge_client.errors import BaseModelMissingError, RefusedInstructionsError
 from convoy_edge_client.instructions import check_digest, model_digest
 from convoy_protos.flower_messages import read_model, read_model_delta
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 
 MODELS_FOLDER: Final = "models"
 _KEPT: Final = 4
+_DIGEST_BYTES: Final = 32
 
 Float32Vector = NDArray[np.float32]
 
@@ -83,6 +84,8 @@ def received_model(
         BaseModelMissingError: It starts from a model that this vehicle does not have.
         RefusedInstructionsError: The model does not have the digest announced for it.
     """
+    if len(instructions.model_digest) != _DIGEST_BYTES:
+        raise RefusedInstructionsError("the digest announced for the global model is none")
     known_N = store.get(instructions.model_digest)
     if known_N is not None:
         return known_N

@@ -23,7 +23,7 @@ def test_a_run_comes_out_of_its_text(run):
         ('{"round": {"rounds": 0}}', "rounds must be in 1"),
         ('{"seed": -1}', "seed must be in"),
         ('{"name": ""}', "name must not be empty"),
-        ('{"update": {"codec": "zip"}}', "codec must be one of"),
+        ('{"update": {"codec": "zip"}}', "codec: expected one of"),
     ],
 )
 def test_another_text_is_refused_and_the_field_named(text, message):

@@ -4,20 +4,23 @@ import hashlib
 import json
 import pickle
 
+import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from small_fleet import DATA
 
-from convoy_compression.update.codec import codec_for
+from convoy_compression.update.float32 import Float32Codec
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import flatten, schema_of
+from convoy_protos.envelope import unpack
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import instructions_content, model_array, read_profile
 from convoy_protos.settings import to_table
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 from convoy_server.admission import REASONS, Expectation, admit, envelope_of
-from convoy_server.aggregation import Aggregation
+from convoy_server.aggregation import SingleUpdates
 from convoy_server.errors import RefusedReplyError
+from convoy_server.robust.registry import RobustConfig
 from convoy_simulation.faults import (
     FAULTS,
     FaultConfig,
@@ -79,19 +82,22 @@ def replies_to(network, small_fleet):
 
 def verdict(reply, network, round_number=2):
     """The server's reason to refuse the reply, or None."""
-    codec = codec_for("float32")
+    codec = Float32Codec()
     schema = schema_of(network)
     expected = Expectation(
         run_id="run-1",
         round_number=round_number,
         schema_digest=schema.digest,
         parameter_count=schema.parameter_count,
-        codec=codec,
+        codec=codec.name,
         max_examples=1_000_000,
     )
-    aggregation = Aggregation(codec.accumulator(schema.parameter_count), "examples")
+    updates = SingleUpdates(codec, expected, "examples", RobustConfig())
     try:
-        aggregation.add(admit(envelope_of(reply), "car0", expected))
+        update = admit(
+            envelope_of(reply), "car0", expected, codec.payload_limit(schema.parameter_count)
+        )
+        updates.add(update, update.payload)
     except RefusedReplyError as error:
         return error.reason
     return None
@@ -105,8 +111,26 @@ def test_a_fault_is_refused_for_its_reason(replies_to, network, kind, reason):
 
 
 def test_every_fault_and_every_reason_is_covered():
-    assert set(REASON_OF) | {"never_answers"} == set(FAULTS)
-    assert set(REASON_OF.values()) == set(REASONS)
+    of_protected_updates = {
+        "lost_after_check_in",
+        "lost_before_upload",
+        "lost_before_unmask",
+        "wrong_context",
+        "forged_signature",
+    }
+    assert set(REASON_OF) | {"never_answers", "poison"} == set(FAULTS) - of_protected_updates
+    assert set(REASON_OF.values()) < set(REASONS)
+
+
+def test_poison_is_five_times_the_opposite(replies_to, network):
+    (honest,) = replies_to(FaultConfig())
+    (poisoned,) = replies_to(FaultConfig(vehicles={"car0": FaultRule(kind="poison")}))
+
+    honest_N, poisoned_N = (
+        np.frombuffer(unpack(envelope_of(reply))[1], "<f4") for reply in (honest, poisoned)
+    )
+    np.testing.assert_allclose(poisoned_N, -5.0 * honest_N, rtol=1e-6)
+    assert verdict(poisoned, network) is None  # nothing in it is wrong by itself
 
 
 def test_a_vehicle_that_never_answers_sends_nothing(replies_to):

@@ -1,16 +1,27 @@
 """One recording, one vehicle; what cannot take part is left out with a reason."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_edge_client.vehicle_config import load_vehicle_config
+from convoy_privacy.party import load_party
 from convoy_protos.errors import UsageError
 from convoy_simulation.fleet import FleetConfig, VehicleOverride
 from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter
-from convoy_simulation.vehicles import decode, load, recorded_vehicles, write_vehicle_files
+from convoy_simulation.vehicles import (
+    AGGREGATOR,
+    decode,
+    load,
+    recorded_vehicles,
+    write_vehicle_files,
+)
 from convoy_simulation.worker_pool import no_progress
 
 SMALL = DataConfig(frame_height=16, frame_width=16, guard_frames=0)
@@ -67,8 +78,24 @@ def test_overrides_reach_the_vehicle_and_a_misspelt_one_is_refused(tubs, tmp_pat
 
 def test_the_files_that_are_written_are_the_vehicles_that_were_given(tubs, tmp_path):
     found = recorded_vehicles([tubs], FleetConfig(), tmp_path / "cache")
-    files = write_vehicle_files(found, tmp_path / "out" / "fleet")
-    assert [load_vehicle_config(file) for file in files] == found
+    folder = tmp_path / "out" / "fleet"
+    files = write_vehicle_files(found, folder, UpdateConfig(codec="sealed", minimum_cohort=2))
+    written = [load_vehicle_config(file) for file in files]
+    for own, given in zip(written, found, strict=True):
+        assert own.least_protection == "sealed"
+        assert own.minimum_cohort == 2
+        party = load_party(Path(own.identity), datetime.now(UTC))
+        assert party.identity.name == given.vehicle_id
+        assert (
+            replace(
+                own,
+                identity=given.identity,
+                least_protection=given.least_protection,
+                minimum_cohort=given.minimum_cohort,
+            )
+            == given
+        )
+    assert load_party(folder / AGGREGATOR, datetime.now(UTC)).sealing_key is not None
     listed = json.loads((tmp_path / "out" / "fleet" / "fleet.json").read_text())
     assert listed == ["car0.json", "car1.json", "parked.json"]
     assert len(load(found[1], SMALL).steering_N) == 60
