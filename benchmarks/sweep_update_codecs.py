@@ -40,7 +40,7 @@ from convoy_protos.errors import ConvoyError
 from convoy_server.observer import SilentObserver
 from convoy_server.report.contract import Report
 from convoy_server.round_log import RoundRecord
-from convoy_simulation.run import SimulationPlan, gather_vehicles, simulate
+from convoy_simulation.run import SimulationPlan, simulate
 from convoy_simulation.scenario import Scenario, scenario_from_table
 
 Table = dict[str, Any]
@@ -86,13 +86,6 @@ class Job:
             "rounds": self.scenario.round.rounds,
             "frame": [data.frame_height, data.frame_width],
         }
-
-    @property
-    def plan(self) -> SimulationPlan:
-        """Where it writes and reads; an unfinished try is thrown away."""
-        return SimulationPlan(
-            out=self.out, cache_dir=self.cache, recordings=self.data, overwrite=True
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +201,6 @@ def run_missing(jobs: Sequence[Job], options: argparse.Namespace) -> list[Table]
     """The lines of the results file, after every job that had none has got one."""
     lines = read_lines(options.out)
     missing = [job for job in jobs if find(job, lines) is None]
-    prepare(missing)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, context, torch.set_num_threads, (1,)) as pool:
@@ -237,20 +229,19 @@ def find(job: Job, lines: Iterable[Table]) -> Table | None:
     return next((line for line in lines if wanted.items() <= line.items()), None)
 
 
-def prepare(jobs: Sequence[Job]) -> None:
-    """Fill the cache with the recordings that the jobs share."""
-    seen = set()
-    for job in jobs:
-        key = (job.task, job.scenario.seed if not job.data else 0)
-        if key not in seen:
-            seen.add(key)
-            gather_vehicles(job.scenario, job.plan, SilentObserver())
-
-
 def run(job: Job) -> Table:
-    """Train once; in a process of the pool."""
+    """Train once; in a process of the pool, which has a cache of its own.
+
+    Runs at the same time must not share one: the vehicles' last global models are kept there too.
+    """
+    plan = SimulationPlan(
+        out=job.out,
+        cache_dir=job.cache / multiprocessing.current_process().name,
+        recordings=job.data,
+        overwrite=True,
+    )
     try:
-        report = simulate(job.scenario, job.plan, SilentObserver())
+        report = simulate(job.scenario, plan, SilentObserver())
     except ConvoyError as error:
         return job.key | {"failed": f"{type(error).__name__}: {error}"}
     return job.key | measured(report)
@@ -325,9 +316,10 @@ def rows_of(jobs: Sequence[Job], lines: Sequence[Table]) -> list[Row]:
 def table_of(rows: Sequence[Row]) -> str:
     """Markdown."""
     lines = [
-        "| update | balanced accuracy | over float32, by seed | mean | worst vehicle | kB up "
-        "| up, of float32 | down, of float32 | wrap ratio | summed again: first; later rounds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| update | balanced accuracy | minus float32, by seed | mean | worst vehicle | kB up "
+        "| up, of float32 | down, of float32 | bars: accuracy; uplink "
+        "| wrap ratio | summed again: first; later rounds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         wraps = [wrap for run in row.runs for wrap in run["wrap_ratios"] if wrap is not None]
@@ -340,11 +332,21 @@ def table_of(rows: Sequence[Row]) -> str:
             f"{row.mean('uplink_bytes_per_update') / 1e3:.1f}",
             one_in(row.mean("uplink_ratio")),
             one_in(row.mean("downlink_ratio")),
+            bars(row),
             f"{min(wraps):.2f} to {max(wraps):.2f}" if wraps else "",
             retried(row.runs) if wraps else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def bars(row: Row) -> str:
+    """In how many seeds accuracy is at most ACCURACY_BAR below float32's, and whether bytes suffice."""
+    if row.codec not in UPLINK_BARS:
+        return ""
+    near = sum(difference >= -ACCURACY_BAR for difference in row.differences)
+    small = row.mean("uplink_ratio") <= UPLINK_BARS[row.codec]
+    return f"{near} of {len(row.differences)}; {'yes' if small else 'no'}"
 
 
 def retried(runs: Sequence[Table]) -> str:

@@ -6,6 +6,7 @@ update is kept at a time, with the session of the sum that it is in; the next ro
 
 # Shapes: N parameters that are sent.
 
+import os
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from convoy_edge_client.errors import NoUpdateKeptError
 
 _UPDATE: Final = "convoy.update"
 _SESSION: Final = "convoy.session"
+_NOISE: Final = "convoy.noise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ def kept(state: RecordDict) -> LocalUpdate:
 
 def drop(state: RecordDict) -> None:
     """Forget update and session."""
-    for name in (_UPDATE, _SESSION):
+    for name in (_UPDATE, _SESSION, _NOISE):
         if name in state:
             del state[name]
 
@@ -97,3 +99,27 @@ def session_of(state: RecordDict) -> bytes:
 def save_session(session: bytes, state: RecordDict) -> None:
     """Keep the session; do this before the reply goes."""
     state[_SESSION] = ConfigRecord({"session": session})
+
+
+def draw_noise_key(state: RecordDict) -> None:
+    """A new key for the noise of one sum. No peer and no server may ever learn it."""
+    state[_NOISE] = ConfigRecord({"key": os.urandom(32)})
+
+
+def noise_key(state: RecordDict) -> bytes:
+    """The key drawn for this sum.
+
+    Raises:
+        NoUpdateKeptError: None was.
+    """
+    record = state.get(_NOISE)
+    key = record.get("key") if isinstance(record, ConfigRecord) else None
+    if not isinstance(key, bytes):
+        raise NoUpdateKeptError("no noise was drawn for this sum")
+    return key
+
+
+def drop_noise_key(state: RecordDict) -> None:
+    """Forget the key once the sum is over."""
+    if _NOISE in state:
+        del state[_NOISE]

@@ -10,24 +10,38 @@ and this vehicle's configuration meet them. A vehicle that refuses raises, which
 
 import logging
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from convoy_compression.update.bit_packing import Lanes
 from convoy_compression.update.masked import MaskedFormat
-from convoy_edge_client.errors import NoUpdateKeptError
-from convoy_edge_client.local_update import LocalUpdate, kept, save_session, session_of
+from convoy_edge_client.errors import NoUpdateKeptError, RefusedInstructionsError
+from convoy_edge_client.local_update import (
+    LocalUpdate,
+    draw_noise_key,
+    drop_noise_key,
+    kept,
+    noise_key,
+    save_session,
+    session_of,
+)
 from convoy_edge_client.vehicle_config import VehicleConfig
-from convoy_edge_client.vehicle_party import party_of
+from convoy_edge_client.vehicle_party import keep_revocations, party_of
 from convoy_privacy.clipping import clip, norm
+from convoy_privacy.key_stream import KeyStream
+from convoy_privacy.rounded_sensitivity import bounded_lanes, rounded_sensitivity
 from convoy_privacy.secure_sum import vehicle as protocol
 from convoy_privacy.secure_sum.terms import Terms, VehiclePolicy, parse_terms
+from convoy_privacy.skellam import share_of_variance, skellam_noise
 from convoy_protos import envelope
 from convoy_protos.envelope import COUNTER_SCALE
 from convoy_protos.protection import MASKED_CODEC
 from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_protos.v1.secure_sum_pb2 import Roster
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +55,13 @@ def check_in(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes
     """
     terms = parse_terms(request)
     _check_same(kept(state), terms)
+    _check_noise(terms)
     policy = VehiclePolicy(minimum_cohort=vehicle.minimum_cohort)
     identity = party_of(vehicle).identity
-    session, reply = protocol.check_in(request, identity, policy, os.urandom, session_of(state))
+    held = session_of(state)
+    session, reply = protocol.check_in(request, identity, policy, os.urandom, held)
+    if session != held:
+        draw_noise_key(state)
     save_session(session, state)
     return reply
 
@@ -59,6 +77,7 @@ def share(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         session_of(state), request, party.identity, party.trust, datetime.now(UTC), os.urandom
     )
     save_session(session, state)
+    keep_revocations(vehicle, Roster.FromString(request).revocations)
     return reply
 
 
@@ -79,9 +98,14 @@ def upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         seed=terms.fields.codec_seed,
     )
     weighted_N, counters_C = contribution(update, terms)
-    session, lanes_P, counters_C = protocol.masked(
-        session, lanes.quantize(weighted_N, slot), counters_C
-    )
+    if terms.fields.noise_variance:
+        variance = share_of_variance(terms.fields.noise_variance, protocol.uploads_needed(session))
+        lanes_P = _noised_lanes(
+            weighted_N, lanes, slot=slot, terms=terms, variance=variance, key=noise_key(state)
+        )
+    else:
+        lanes_P = lanes.quantize(weighted_N, slot)
+    session, lanes_P, counters_C = protocol.masked(session, lanes_P, counters_C)
     save_session(session, state)
     body = lanes.pack(lanes_P) + counters_C.astype("<u8").tobytes()
     header = UpdateHeader(
@@ -111,6 +135,7 @@ def unmask(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
     """
     session, reply = protocol.unmask(session_of(state), request, party_of(vehicle).identity)
     save_session(session, state)
+    drop_noise_key(state)
     return reply
 
 
@@ -128,6 +153,10 @@ def contribution(
     clipped = bool(fields.clip_norm) and length > fields.clip_norm
     update_N = clip(update.update_N, fields.clip_norm) if clipped else update.update_N
     weight = 1 if fields.equal_weights else min(update.example_count, fields.weight_cap)
+    if fields.noise_variance:
+        # Exact sums beside a noised one would tell what the noise hides.
+        counters = dict.fromkeys(envelope.SUM_COUNTERS, 0) | {"count": 1, "weight": 1}
+        return update_N, _counters(counters)
     counters = {
         "count": 1,
         "weight": weight,
@@ -135,8 +164,44 @@ def contribution(
         "loss_sum": round(weight * update.train_loss * COUNTER_SCALE),
         "squared_norm": round(min(length, fields.clip_norm or length) ** 2 * COUNTER_SCALE),
     }
-    counters_C = np.array([counters[name] for name in envelope.SUM_COUNTERS], np.uint64)
-    return update_N * np.float32(weight / fields.weight_cap), counters_C
+    return update_N * np.float32(weight / fields.weight_cap), _counters(counters)
+
+
+def _counters(values: Mapping[str, int]) -> NDArray[np.uint64]:
+    return np.array([values[name] for name in envelope.SUM_COUNTERS], np.uint64)
+
+
+def _noised_lanes(
+    update_N: NDArray[np.float32],
+    lanes: MaskedFormat,
+    *,
+    slot: int,
+    terms: Terms,
+    variance: float,
+    key: bytes,
+) -> Lanes:
+    """The rounded update, of bounded length, with this vehicle's part of the noise.
+
+    The key is this vehicle's alone and the same for a repeated upload, so the noise is too.
+    """
+    fields = terms.fields
+    bound = rounded_sensitivity(fields.clip_norm, fields.step, lanes.padded_count)
+    lanes_P = bounded_lanes(
+        update_N, lambda shorter_N: lanes.quantize(shorter_N, slot), fields.modulus_bits, bound
+    )
+    noise_P = skellam_noise(variance, lanes.padded_count, KeyStream(key).read)
+    return lanes_P + noise_P.astype(lanes_P.dtype)
+
+
+def _check_noise(terms: Terms) -> None:
+    """Refuse noise that hides nothing: without a bound, or with weights that tell.
+
+    Raises:
+        RefusedInstructionsError: Says what is missing.
+    """
+    fields = terms.fields
+    if fields.noise_variance and not (fields.clip_norm and fields.equal_weights):
+        raise RefusedInstructionsError("noise needs a clip_norm and equal weights")
 
 
 def _check_same(update: LocalUpdate, terms: Terms) -> None:

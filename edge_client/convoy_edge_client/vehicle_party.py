@@ -6,7 +6,13 @@ from pathlib import Path
 
 from convoy_edge_client.errors import VehicleConfigError
 from convoy_edge_client.vehicle_config import VehicleConfig
-from convoy_privacy.party import IDENTITY_CERTIFICATE, REVOCATIONS, Party, load_party
+from convoy_privacy.party import (
+    IDENTITY_CERTIFICATE,
+    REVOCATIONS,
+    Party,
+    load_party,
+    save_revocations,
+)
 
 
 def party_of(vehicle: VehicleConfig) -> Party:
@@ -25,6 +31,19 @@ def party_of(vehicle: VehicleConfig) -> Party:
     return _load(
         folder, _changed_ns(folder / IDENTITY_CERTIFICATE), _changed_ns(folder / REVOCATIONS)
     )
+
+
+def keep_revocations(vehicle: VehicleConfig, revocations: bytes) -> None:
+    """Remember what our fleet's CA has revoked since, so that nobody can take it back.
+
+    Args:
+        vehicle: Whose folder.
+        revocations: A list that this vehicle has gone by; empty: none came.
+    """
+    trust = party_of(vehicle).trust
+    fresh = trust.with_revocations(revocations, datetime.now(UTC))
+    if fresh.revocations != trust.revocations:
+        save_revocations(Path(vehicle.identity), fresh)
 
 
 @functools.lru_cache(maxsize=256)

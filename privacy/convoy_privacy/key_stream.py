@@ -27,6 +27,19 @@ KEY_BYTES = 32
 _BLOCK_BYTES = 1 << 18
 
 
+class KeyStream:
+    """The stream of a key, read piece by piece; the same key gives the same bytes."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, got {len(key)}")
+        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+
+    def read(self, count: int) -> bytes:
+        """The next so many bytes."""
+        return self._encryptor.update(bytes(count))
+
+
 class StreamAdder:
     """Vectors that any number of key streams are added to or taken from.
 

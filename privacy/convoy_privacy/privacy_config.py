@@ -18,6 +18,8 @@ class PrivacyConfig:
             None: no noise.
         delta: Probability with which the stated epsilon may fail, in (0, 1); below one over the number
             of vehicles.
+        secret_sampling: Whether nobody whom epsilon speaks of knows which vehicles are drawn; only then
+            does drawing few of many make epsilon smaller. A seed in a scenario or report is no secret.
         epsilon_budget: The run ends before a round that would take epsilon beyond this; positive.
             None: no bound.
     """
@@ -27,6 +29,7 @@ class PrivacyConfig:
     clip_learning_rate: float = 0.2
     noise_multiplier: float | None = None
     delta: float = 1e-5
+    secret_sampling: bool = False
     epsilon_budget: float | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +46,11 @@ class PrivacyConfig:
         if self.noise_multiplier is not None and self.clip_norm is None:
             raise ValueError(
                 "noise_multiplier needs clip_norm: noise hides only a vehicle of bounded influence"
+            )
+        if self.noise_multiplier is not None and self.clip_quantile is not None:
+            raise ValueError(
+                "clip_quantile and noise_multiplier exclude each other: the exact count of clipped "
+                "updates would tell what the noise hides"
             )
         if self.epsilon_budget is not None and self.noise_multiplier is None:
             raise ValueError(

@@ -33,9 +33,7 @@ def seal_update(
         ProtocolError: The key is none.
     """
     bound = _bound(header)
-    sealed = seal(
-        aggregator.suite, aggregator.sealing_key, payload, info=_info(header), aad=bound
-    )
+    sealed = seal(aggregator.suite, aggregator.sealing_key, payload, info=_info(header), aad=bound)
     return sealed, identity.sign(_signed(header, bound, sealed))
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from convoy_compression.update.model_delta import apply_delta, encode_delta
 from flwr.app import Array, RecordDict
 from numpy.typing import NDArray
 
+from convoy_compression.update.model_delta import apply_delta, encode_delta
 from convoy_protos.flower_messages import instructions_content, model_array, model_delta_array
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 

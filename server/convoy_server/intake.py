@@ -40,6 +40,7 @@ from convoy_server.admission import (
 )
 from convoy_server.aggregation import Aggregate, SingleUpdates, combined
 from convoy_server.cohort import into_shards
+from convoy_server.noise import NoisePlan
 from convoy_server.robust.registry import min_items
 from convoy_server.round_log import ShardRecord
 from convoy_server.rounds import Rejection
@@ -163,6 +164,8 @@ class MaskedIntake:
         keys: Party,
         ask: Ask,
         now: Callable[[], datetime],
+        noise: NoisePlan | None = None,
+        rate: float = 1.0,
     ) -> None:
         """Nobody has trained yet.
 
@@ -174,8 +177,12 @@ class MaskedIntake:
             keys: Whose fleet this is.
             ask: How messages travel.
             now: For certificates.
+            noise: Differential privacy; None: off.
+            rate: Share of the fleet that was drawn, for its account.
         """
         self._run = run
+        self._noise = noise
+        self._rate = rate
         self._expected = expected
         self._state = state
         self._model_digest = model_digest
@@ -214,8 +221,9 @@ class MaskedIntake:
             trust=self._keys.trust,
             now=self._now(),
             sigma=self._sigma(layout_of(self._expected.parameter_count).padded_count),
-            guessed=self._state.sum_sigma is None,
-            max_attempts=update.max_attempts,
+            guessed=self._state.sum_sigma is None and self._noise is None,
+            # A second sum of the same updates would tell more than the account knows.
+            max_attempts=1 if self._noise is not None else update.max_attempts,
         )
         done = [one for one in sums if one.decoded is not None]
         return Settled(
@@ -224,16 +232,21 @@ class MaskedIntake:
             summed=frozenset(vehicle for one in done for vehicle in one.summed),
             rejections=tuple(rejection for one in sums for rejection in one.rejections),
             shards=tuple(_record(one) for one in sums),
-            clipped_share=_clipped_share(done) if self._state.clip_norm is not None else None,
+            clipped_share=self._clipped_share(done),
         )
 
     def _terms(self, shard: int, vehicles: Sequence[str], attempt: int, sigma: float) -> SumTerms:
         update = self._run.update
         declared = [self._examples[vehicle] for vehicle in vehicles]
-        equal = self._run.round.weighting == "equal" or not any(declared)
+        private = self._noise is not None
+        equal = private or self._run.round.weighting == "equal" or not any(declared)
         cap = 1 if equal else max(declared)
         # Who withholds its examples may weigh up to the cap.
         weight = float(len(vehicles)) if equal else sum(count or cap for count in declared) / cap
+        step, variance = step_for(sigma * weight, update.modulus_bits), 0.0
+        if self._noise is not None:
+            step = self._noise.step(len(vehicles), update.minimum_cohort)
+            variance = self._noise.variance(step)
         number = self._expected.round_number
         seed = f"{self._run.seed} {number} {shard} {attempt}".encode()
         return SumTerms(
@@ -245,7 +258,8 @@ class MaskedIntake:
             schema_digest=self._expected.schema_digest,
             parameter_count=self._expected.parameter_count,
             modulus_bits=update.modulus_bits,
-            step=step_for(sigma * weight, update.modulus_bits),
+            step=step,
+            noise_variance=variance,
             clip_norm=self._state.clip_norm or 0.0,
             weight_cap=cap,
             codec_seed=hashlib.sha256(b"convoy codec seed/1" + seed).digest(),
@@ -267,14 +281,26 @@ class MaskedIntake:
         items = [(f"shard {one.number}", one.mean(), one.weight) for one in done]
         return combined(items, robust, self._train_loss(done))
 
-    def _train_loss(self, done: Sequence[ShardSum]) -> float:
-        """Mean over the summed vehicles, weighted as their updates are."""
+    def _train_loss(self, done: Sequence[ShardSum]) -> float | None:
+        """Mean over the summed vehicles, weighted as their updates are; None under noise."""
+        if self._noise is not None:
+            return None
         loss = sum(one.counters["loss_sum"] for one in done) / COUNTER_SCALE
         return loss / sum(one.counters["weight"] for one in done)
 
     def _next_state(self, done: Sequence[ShardSum]) -> UpdateState:
         if not done:
             return self._state
+        if self._noise is not None:
+            smallest = min(done, key=lambda one: len(one.vehicles))
+            facts = self._noise.facts(
+                len(smallest.vehicles),
+                len(smallest.summed),
+                self._run.update.minimum_cohort,
+                self._run.round,
+                self._rate,
+            )
+            return self._state.replace(spent=self._noise.spent_after(self._state.spent, facts))
         return self._state.replace(
             sum_sigma=max(
                 signal_sigma(one.decoded.rms, len(one.summed), one.terms.step) / one.weight
@@ -283,10 +309,11 @@ class MaskedIntake:
             )
         )
 
-
-def _clipped_share(done: Sequence[ShardSum]) -> float | None:
-    count = sum(one.counters["count"] for one in done)
-    return sum(one.counters["clipped"] for one in done) / count if count else None
+    def _clipped_share(self, done: Sequence[ShardSum]) -> float | None:
+        if self._state.clip_norm is None or self._noise is not None:
+            return None
+        count = sum(one.counters["count"] for one in done)
+        return sum(one.counters["clipped"] for one in done) / count if count else None
 
 
 def _record(one: ShardSum) -> ShardRecord:

@@ -50,6 +50,8 @@ class RoundConfig:
     Attributes:
         rounds: Rounds in a run.
         cohort_size: Updates wanted in a round; 0 or more than the fleet has means every vehicle.
+        sampling: "fixed" draws cohort_size vehicles; "poisson" each vehicle by itself, with the chance
+            that draws as many on average.
         over_selection: Invited clients over wanted updates, at least 1.
         quorum: Accepted updates without which the round is abandoned; 0 means more than half of
             the wanted ones.
@@ -76,6 +78,7 @@ class RoundConfig:
 
     rounds: int = 10
     cohort_size: int = 0
+    sampling: Literal["fixed", "poisson"] = "fixed"
     over_selection: float = 1.0
     quorum: int = 0
     deadline_s: float = 600.0
@@ -165,6 +168,13 @@ def begin(number: int, fleet_size: int, config: RoundConfig) -> RoundState:
     wanted = min(config.cohort_size or fleet_size, fleet_size)
     quorum = config.quorum or wanted // 2 + 1
     return RoundState(number=number, wanted=wanted, quorum=quorum)
+
+
+def begin_with(state: RoundState, drawn: int, config: RoundConfig) -> RoundState:
+    """The round when as many vehicles are wanted as chance has drawn."""
+    _expect(state, Phase.INVITE)
+    quorum = config.quorum or drawn // 2 + 1
+    return dataclasses.replace(state, wanted=drawn, quorum=quorum)
 
 
 def invite(state: RoundState, cohort: Sequence[str]) -> RoundState:

@@ -66,6 +66,11 @@ class RunConfig:
             raise ValueError("name must not be empty")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2**63-1, got {self.seed}")
+        if self.privacy.noise_multiplier is not None and self.update.codec != "masked":
+            raise ValueError(
+                f"noise_multiplier needs codec masked, got {self.update.codec}: vehicles share the "
+                "noise, and who sees one update sees little of it"
+            )
 
 
 def run_config_to_json(run: RunConfig) -> str:

@@ -235,7 +235,7 @@ class _Exchanges:
                 continue
             try:
                 requests = requests_of(one)
-            except TooFewPeersError as error:
+            except ProtocolError as error:
                 one.give_up(str(error))
                 continue
             one.present = []

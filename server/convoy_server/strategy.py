@@ -34,6 +34,7 @@ from convoy_driving.parameters import ParameterSchema
 from convoy_privacy.adaptive_clipping import next_clip_norm
 from convoy_privacy.party import Party
 from convoy_privacy.sealing import sign_sealing_key
+from convoy_privacy.secure_sum.terms import MIN_MEMBERS
 from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
     EVALUATE,
@@ -49,7 +50,7 @@ from convoy_protos.v1.federation_pb2 import RoundInstructions
 from convoy_server.admission import Expectation, refuse_failed, refuse_foreign
 from convoy_server.aggregation import Aggregate
 from convoy_server.checkpoint import Checkpoint
-from convoy_server.cohort import Purpose, draw, invitations
+from convoy_server.cohort import Purpose, draw, draw_poisson, invitations
 from convoy_server.downlink import (
     ModelHolders,
     PublishedModel,
@@ -60,6 +61,7 @@ from convoy_server.downlink import (
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, FleetScore, check_evaluation, merge
 from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
+from convoy_server.noise import NoisePlan
 from convoy_server.observer import RunObserver
 from convoy_server.optimizers.registry import optimizer_for
 from convoy_server.optimizers.server_optimizer import OptimizerState
@@ -72,6 +74,7 @@ from convoy_server.rounds import (
     RoundState,
     accept,
     begin,
+    begin_with,
     finish,
     invite,
     reject,
@@ -186,6 +189,11 @@ class FleetStrategy(Strategy):
         self._sent = changed_part(schema.names, schema.sizes, run.training.freeze)
         self._codec = run.update.wire_name
         check_keys(keys, self._codec)
+        self._noise = (
+            NoisePlan(run.privacy, self._sent.size, run.update.modulus_bits)
+            if run.privacy.noise_multiplier is not None
+            else None
+        )
         self._holders = ModelHolders(always_full=run.update.downlink == "full")
         self._grid: Grid | None = None
         self._optimizer = optimizer_for(run.round)
@@ -236,6 +244,8 @@ class FleetStrategy(Strategy):
         result = Result(arrays=initial_arrays)
         for number in range(first, num_rounds + 1):
             started_s = self._now_s()
+            if not self._affords_a_round(grid):
+                break
             self._vehicles.meet(grid, self._run.round.join_deadline_s)
             messages = self.configure_train(number, result.arrays, train_config or config, grid)
             replies = grid.send_and_receive(messages, timeout=timeout)
@@ -261,14 +271,25 @@ class FleetStrategy(Strategy):
         del config, arrays
         nodes = self._vehicles.nodes_by_name(grid.get_node_ids())
         state = begin(server_round, len(nodes), self._run.round)
-        count = invitations(state.wanted, self._run.round.over_selection, len(nodes))
-        cohort = draw(
-            nodes,
-            count,
-            seed=self._run.seed,
-            round_number=server_round,
-            purpose=Purpose.TRAIN,
-        )
+        if self._run.round.sampling == "poisson":
+            rate = state.wanted / max(1, len(nodes))
+            cohort = draw_poisson(
+                nodes,
+                rate,
+                seed=self._run.seed,
+                round_number=server_round,
+                purpose=Purpose.TRAIN,
+            )
+            state = begin_with(state, len(cohort), self._run.round)
+        else:
+            count = invitations(state.wanted, self._run.round.over_selection, len(nodes))
+            cohort = draw(
+                nodes,
+                count,
+                seed=self._run.seed,
+                round_number=server_round,
+                purpose=Purpose.TRAIN,
+            )
         state = invite(state, cohort)
         asked = cohort if state.phase is Phase.TRAIN else ()
         checkpoint = self._directory.checkpoint
@@ -406,6 +427,8 @@ class FleetStrategy(Strategy):
                 keys=self._keys,
                 ask=lambda kind, requests: self._ask(current, kind, requests),
                 now=self._utc_now,
+                noise=self._noise,
+                rate=len(current.state.cohort) / max(1, len(current.nodes)),
             )
         return SingleIntake(
             codec_on_wire(self._codec, self._run.update),
@@ -535,6 +558,30 @@ class FleetStrategy(Strategy):
         verdict = judge(self._canary(before_N), self._canary(after_N), self._run.canary)
         return "" if verdict.keep else verdict.reason
 
+    def _affords_a_round(self, grid: Grid) -> bool:
+        """Whether the privacy budget allows another round; logs where it does not."""
+        if self._noise is None:
+            return True
+        settings = self._run.round
+        fleet = len(list(grid.get_node_ids()))
+        wanted = begin(1, fleet, settings).wanted
+        shard = min(wanted, self._run.update.shard_size)
+        if shard < MIN_MEMBERS:
+            return True
+        minimum = self._run.update.minimum_cohort
+        planned = self._noise.facts(shard, shard, minimum, settings, wanted / fleet)
+        state = from_state_table(self._directory.checkpoint.update_state)
+        if self._noise.affords(state.spent, planned):
+            return True
+        last = self._directory.checkpoint.round
+        logger.warning(
+            "the run ends after round %d: another one would take epsilon beyond %g",
+            last,
+            self._run.privacy.epsilon_budget,
+        )
+        self._directory.log({"kind": "ended", "round": last, "because": "epsilon budget"})
+        return False
+
     def _next_update_state(self, settled: Settled) -> UpdateState:
         """The clipping bound follows the share of updates that it clipped."""
         privacy, state = self._run.privacy, settled.state
@@ -659,6 +706,9 @@ class FleetStrategy(Strategy):
         """Put the round on disk."""
         current = self._current(number)
         record = _record(current, wall_s, self._sent.size, self._schema.parameter_count)
+        if self._noise is not None:
+            spent = self._noise.epsilon(current.update_state.spent)
+            record = dataclasses.replace(record, epsilon=spent)
         line = to_line(record)
         checkpoint = dataclasses.replace(
             self._next_checkpoint(current), round_line=line, round_event=_event(current, line)

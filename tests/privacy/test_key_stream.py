@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convoy_privacy import key_stream
-from convoy_privacy.key_stream import StreamAdder
+from convoy_privacy.key_stream import KeyStream, StreamAdder
 
 KEY = bytes(range(32))
 ZERO_KEY_BLOCK = (
@@ -73,3 +73,12 @@ def test_a_key_of_another_length_is_refused():
     vectors = StreamAdder(np.zeros(4, np.uint8), np.zeros(1, np.uint64))
     with pytest.raises(ValueError, match="32 bytes"):
         vectors.add(bytes(16))
+
+
+def test_a_stream_read_in_pieces_is_the_stream():
+    whole = KeyStream(bytes(32)).read(100)
+    pieces = KeyStream(bytes(32))
+    assert pieces.read(1) + pieces.read(40) + pieces.read(59) == whole
+    assert KeyStream(bytes(31) + b"x").read(100) != whole
+    with pytest.raises(ValueError, match="32 bytes"):
+        KeyStream(bytes(31))

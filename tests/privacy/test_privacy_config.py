@@ -9,8 +9,8 @@ from convoy_protos.settings import from_table, to_table
 
 EVERYTHING = {
     "clip_norm": 2.0,
-    "clip_quantile": 0.5,
     "clip_learning_rate": 0.1,
+    "secret_sampling": True,
     "noise_multiplier": 1.1,
     "delta": 1e-6,
     "epsilon_budget": 3.0,
@@ -52,6 +52,11 @@ def test_shares_lie_strictly_between_nothing_and_all(name, value):
     [
         ({"clip_quantile": 0.5}, "clip_quantile needs clip_norm"),
         ({"noise_multiplier": 1.0}, "noise_multiplier needs clip_norm"),
+        # The count that the bound follows is exact: beside noise it would tell too much.
+        (
+            {"clip_norm": 1.0, "noise_multiplier": 1.0, "clip_quantile": 0.5},
+            "clip_quantile and noise_multiplier exclude each other",
+        ),
         ({"clip_norm": 1.0, "epsilon_budget": 3.0}, "epsilon_budget needs noise_multiplier"),
     ],
 )

@@ -21,7 +21,7 @@ HEADER = UpdateHeader(
 PAYLOAD = bytes.fromhex("0000803f 000000c0")  # 1.0, -2.0
 
 GOLDEN = bytes.fromhex(
-    "43565531"  # magic "CVU1"
+    "43565532"  # magic "CVU2"
     "39000000"  # the header has 57 bytes
     "0a02 7231"  # 1 run_id "r1"
     "10 07"  # 2 round 7
@@ -34,10 +34,11 @@ GOLDEN = bytes.fromhex(
     "0a0a 747261696e5f6c6f7373"  # "train_loss"
     "11 000000000000e03f"  # 0.5
     "48 08"  # 9 payload_bytes 8
+    "000000000000000000000000000000"  # 15 zeros: the payload starts at byte 80
     "0000803f 000000c0"  # payload
 )
 
-HEADER_BYTES = len(GOLDEN) - 16
+HEADER_BYTES = 57
 
 
 def test_the_golden_envelope_is_written_and_read():
@@ -47,6 +48,14 @@ def test_the_golden_envelope_is_written_and_read():
     assert read == header
     assert bytes(payload) == PAYLOAD
     assert header.payload_bytes == 8
+
+
+@pytest.mark.parametrize("name_length", range(33))
+def test_the_payload_starts_where_numbers_are_read_fast(name_length):
+    header = UpdateHeader(vehicle_id="c" * name_length)
+    blob = pack(header, PAYLOAD)
+    assert (len(blob) - len(PAYLOAD)) % 16 == 0
+    assert bytes(unpack(blob)[1]) == PAYLOAD
 
 
 def test_the_payload_is_a_view_and_not_a_copy():
@@ -59,12 +68,14 @@ def test_the_payload_is_a_view_and_not_a_copy():
 BAD = {
     "nothing at all": b"",
     "prefix cut": GOLDEN[:7],
-    "other magic": b"CVU2" + GOLDEN[4:],
+    "other magic": b"CVU1" + GOLDEN[4:],
     "header longer than the blob": GOLDEN[:4] + (1000).to_bytes(4, "little") + GOLDEN[8:],
     "header of four gigabytes": GOLDEN[:4] + b"\xff\xff\xff\xff" + GOLDEN[8:],
     "header longer than allowed": GOLDEN[:4] + (65_537).to_bytes(4, "little") + b"\0" * 70_000,
     "header that is not protobuf": GOLDEN[:4] + (4).to_bytes(4, "little") + b"\xff\xff\xff\xff",
     "header with text that is not UTF-8": GOLDEN[:10] + b"\xff\xfe" + GOLDEN[12:],
+    "padding that is not zero": GOLDEN[:-9] + b"\1" + GOLDEN[-8:],
+    "no padding": GOLDEN[: 8 + HEADER_BYTES] + PAYLOAD,
     "payload one byte short": GOLDEN[:-1],
     "payload one byte long": GOLDEN + b"\0",
     "header length one short": GOLDEN[:4] + bytes([HEADER_BYTES - 1]) + GOLDEN[5:],

@@ -20,6 +20,7 @@ from convoy_driving.parameters import load_parameters
 from convoy_privacy.certificates import Role
 from convoy_privacy.fleet_authority import FleetAuthority
 from convoy_privacy.party import save_party
+from convoy_protos.errors import UsageError
 from convoy_server.app import initial_model
 from convoy_server.audit import verify_audit
 from convoy_server.robust.canary import CanaryConfig, CanaryScore
@@ -333,6 +334,54 @@ def test_clipping_follows_the_fleet(small_fleet, masked_nodes, tmp_path):
     first, second = round_lines(tmp_path)
     assert (first["clip_norm"], first["clipped_share"]) == (0.001, 1.0)
     assert second["clip_norm"] == pytest.approx(0.001 * np.exp(0.2 * 0.5))
+
+
+def private_run(**privacy):
+    run = small_run(update=replace(MASKED, modulus_bits=16))
+    own = replace(run.privacy, clip_norm=0.5, noise_multiplier=0.5, **privacy)
+    return replace(run, privacy=own)
+
+
+def test_noise_is_in_the_sum_and_in_the_account(small_fleet, masked_nodes, start_N, tmp_path):
+    run_small_federation(small_fleet, private_run(), tmp_path / "a", nodes=masked_nodes)
+    run_small_federation(small_fleet, private_run(), tmp_path / "b", nodes=masked_nodes)
+
+    first, second = round_lines(tmp_path / "a")
+    assert 0.0 < first["epsilon"] < second["epsilon"]
+    assert first["train_loss"] is None  # an exact sum would tell what the noise hides
+    assert first["shards"][0]["wrap_ratio"] < 0.3
+    one, other = moved(tmp_path / "a", start_N), moved(tmp_path / "b", start_N)
+    assert not np.allclose(one, other, atol=1e-3)  # vehicles draw it anew each time
+
+
+def test_a_run_ends_before_it_exceeds_its_privacy_budget(small_fleet, masked_nodes, tmp_path):
+    run_small_federation(small_fleet, private_run(), tmp_path / "free", nodes=masked_nodes)
+    spent = round_lines(tmp_path / "free")[0]["epsilon"]
+
+    bounded = private_run(epsilon_budget=1.01 * spent)
+    run_small_federation(small_fleet, bounded, tmp_path / "bounded", nodes=masked_nodes)
+
+    (only,) = round_lines(tmp_path / "bounded")
+    assert only["epsilon"] == spent
+    verify_audit(tmp_path / "bounded")
+
+
+def test_noise_without_room_in_the_modulus_is_refused_with_the_way_out(
+    small_fleet, masked_nodes, tmp_path
+):
+    run = private_run()
+    run = replace(run, update=replace(run.update, modulus_bits=3))
+    with pytest.raises(UsageError, match="modulus_bits: 3 bits have no room"):
+        run_small_federation(small_fleet, run, tmp_path, nodes=masked_nodes)
+
+
+@pytest.mark.parametrize(("sampling", "cohort"), [("poisson", 4), ("fixed", 4)])
+def test_a_cohort_may_be_drawn_by_chance(small_fleet, masked_nodes, tmp_path, sampling, cohort):
+    run = small_run(update=MASKED, sampling=sampling, cohort_size=cohort, rounds=4, quorum=1)
+    run_small_federation(small_fleet, run, tmp_path, nodes=masked_nodes)
+
+    invited = [line["invited"] for line in round_lines(tmp_path)]
+    assert (len(set(invited)) > 1) == (sampling == "poisson")
 
 
 def drop_what_keys_change(line):

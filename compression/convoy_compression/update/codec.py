@@ -77,7 +77,8 @@ class UpdateConfig:
         minimum_cohort: Vehicles in a masked sum, at least 2; a sum of fewer is not made.
         exchange_deadline_s: Seconds for each of the four exchanges of a masked sum.
         range_slack: Room in a masked sum over what the sum before it took, at least 1.
-        max_attempts: Times that a masked sum is tried, each with twice the range of the one before.
+        max_attempts: Times that a masked sum is tried, each with twice the range of the one before; at
+            most 4, what vehicles agree to.
         sealed_step: Rounding of a sealed update, in units of its root mean square.
         sealing_suite: Key exchange of sealed updates; "mlkem768-x25519" also withstands quantum
             computers, for 1.1 kB more.
@@ -104,7 +105,7 @@ class UpdateConfig:
             ("minimum_cohort", 2, 128),
             ("exchange_deadline_s", 1.0, 1e5),
             ("range_slack", 1.0, 100.0),
-            ("max_attempts", 1, 20),
+            ("max_attempts", 1, 4),
             ("sealed_step", 1e-3, 100.0),
             ("downlink_step", 1e-3, 10.0),
         ):

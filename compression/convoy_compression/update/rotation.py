@@ -1,20 +1,20 @@
 """A public random rotation: spreads an update evenly over all coordinates before it is rounded.
 
-Random signs, then a cosine transform (DCT-II) along every row of a super-block and a Hadamard
-transform down every column: the randomized Hadamard transform of Suresh et al., ICML 2017, section 4,
-with columns of 4096 so that padding stays below one column for each super-block, where one transform
-over the next power of two would pad up to half of the vector.
+Random signs, then a cosine transform (DCT-II) across the rows of a super-block and a Hadamard
+transform inside each row: the randomized Hadamard transform of Suresh et al., ICML 2017, section 4,
+with rows of 4096 so that padding stays below one row for each super-block, where one transform over
+the next power of two would pad up to half of the vector.
 
-Unlike Hadamard's, the entries of a cosine transform are not all of one size. So neighbours in the vector,
-which belong to one layer and are alike in size, lie along a row and, before that, are dealt out to the
-super-blocks in turn: every column and every super-block gets its share of every layer. With a layer to a
-few columns, some coordinates would spread 1.4 times as widely as others and leave the range early.
+Unlike Hadamard's, the entries of a cosine transform are not all of one size: were each row a part of one
+layer, some coordinates would spread up to 1.4 times as widely as others and leave the range early (on
+updates of SGD: a third more error with 8 bits). So the vector is dealt out like cards, 16 parameters at a
+time, first to the super-blocks and then to their rows: each gets its share of every layer.
 
 The rotation need not be the same to the last bit on two machines: what must be exact is drawn from
 bytes (the signs) or rounded afterwards.
 """
 
-# Shapes: N parameters, P padded, S super-blocks of L rows of R coordinates; L is 2**(a + b).
+# Shapes: N parameters, P padded, S super-blocks of R rows of L coordinates; L is 2**(a + b), or D hands of C.
 
 import functools
 import math
@@ -29,34 +29,34 @@ from convoy_compression.update.one_thread import one_thread
 from convoy_compression.update.public_bytes import public_bytes
 from convoy_compression.update.vector import Float32Vector
 
-_LONGEST_COLUMN: Final = 4096
-_SHORTEST_COLUMN: Final = 64
-_MOST_COLUMNS: Final = 256
+_LONGEST_ROW: Final = 4096
+_SHORTEST_ROW: Final = 64
+_MOST_ROWS: Final = 256
+_DEALT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How N parameters lie in S super-blocks of R columns of L coordinates."""
+    """How N parameters lie in S super-blocks of R rows of L coordinates."""
 
     super_blocks: int
-    columns: int
-    column_length: int
+    rows: int
+    row_length: int
 
     @property
     def padded_count(self) -> int:
         """P."""
-        return self.super_blocks * self.columns * self.column_length
+        return self.super_blocks * self.rows * self.row_length
 
 
 def layout_of(parameter_count: int) -> Layout:
     """The layout for N parameters, at least 1."""
     if parameter_count < 1:
         raise ValueError(f"parameter_count must be at least 1, got {parameter_count}")
-    power_of_two = 1 << (parameter_count - 1).bit_length()
-    column_length = min(_LONGEST_COLUMN, max(_SHORTEST_COLUMN, power_of_two))
-    columns = math.ceil(parameter_count / column_length)
-    super_blocks = math.ceil(columns / _MOST_COLUMNS)
-    return Layout(super_blocks, math.ceil(columns / super_blocks), column_length)
+    row_length = min(_LONGEST_ROW, max(_SHORTEST_ROW, 1 << (parameter_count - 1).bit_length()))
+    rows = math.ceil(parameter_count / row_length)
+    super_blocks = math.ceil(rows / _MOST_ROWS)
+    return Layout(super_blocks, math.ceil(rows / super_blocks), row_length)
 
 
 def rotate(vector_N: Float32Vector, seed: bytes) -> Float32Vector:
@@ -66,11 +66,8 @@ def rotate(vector_N: Float32Vector, seed: bytes) -> Float32Vector:
     padded_P[: vector_N.size] = torch.from_numpy(vector_N)
     with one_thread():
         padded_P *= _signs(seed, layout.padded_count)
-        blocks_SLR = padded_P.view(-1, layout.super_blocks).T.reshape(
-            layout.super_blocks, layout.column_length, layout.columns
-        )
-        along_SLR = torch.matmul(blocks_SLR, _cosine(layout.columns).T)
-        rotated_P: Float32Vector = _hadamard_columns(along_SLR).reshape(-1).numpy()
+        across_SRL = torch.matmul(_cosine(layout.rows), _deal(padded_P, layout))
+        rotated_P: Float32Vector = _hadamard_rows(across_SRL).reshape(-1).numpy()
     return rotated_P
 
 
@@ -80,26 +77,37 @@ def rotate_back(rotated_P: Float32Vector, parameter_count: int, seed: bytes) -> 
     if rotated_P.shape != (layout.padded_count,):
         raise ValueError(f"expected shape ({layout.padded_count},), got {rotated_P.shape}")
     with one_thread():
-        blocks_SLR = torch.from_numpy(rotated_P).view(
-            layout.super_blocks, layout.column_length, layout.columns
+        rows_SRL = torch.from_numpy(rotated_P).view(
+            layout.super_blocks, layout.rows, layout.row_length
         )
-        along_SLR = _hadamard_columns(blocks_SLR)
-        blocks_SLR = torch.matmul(along_SLR, _cosine(layout.columns))
-        padded_P = blocks_SLR.view(layout.super_blocks, -1).T.reshape(-1)
+        across_SRL = _hadamard_rows(rows_SRL)
+        padded_P = _collect(torch.matmul(_cosine(layout.rows).T, across_SRL), layout)
         padded_P *= _signs(seed, layout.padded_count)
         vector_N: Float32Vector = padded_P[:parameter_count].numpy()
     return vector_N
 
 
-def _hadamard_columns(blocks_SLR: torch.Tensor) -> torch.Tensor:
-    """Hadamard down every column, by two matrix products: H of length 2**(a+b) is H_a (x) H_b."""
-    super_blocks, length, columns = blocks_SLR.shape
-    exponent = length.bit_length() - 1
+def _deal(padded_P: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """To super-blocks and rows, shape (S, R, L)."""
+    dealt_DRSC = padded_P.view(-1, layout.rows, layout.super_blocks, _DEALT)
+    return dealt_DRSC.permute(2, 1, 0, 3).reshape(
+        layout.super_blocks, layout.rows, layout.row_length
+    )
+
+
+def _collect(rows_SRL: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The inverse of `_deal`, shape (P,)."""
+    dealt_SRDC = rows_SRL.view(layout.super_blocks, layout.rows, -1, _DEALT)
+    return dealt_SRDC.permute(2, 1, 0, 3).reshape(-1)
+
+
+def _hadamard_rows(rows_SRL: torch.Tensor) -> torch.Tensor:
+    """Hadamard inside every row, by two matrix products: H of length 2**(a+b) is H_a (x) H_b."""
+    exponent = rows_SRL.shape[-1].bit_length() - 1
     outer, inner = exponent // 2, exponent - exponent // 2
-    low = torch.matmul(_hadamard(inner), blocks_SLR.reshape(-1, 1 << inner, columns))
-    return torch.matmul(
-        _hadamard(outer), low.view(super_blocks, 1 << outer, (1 << inner) * columns)
-    ).view(super_blocks, length, columns)
+    squares = rows_SRL.reshape(-1, 1 << outer, 1 << inner)
+    product = torch.matmul(_hadamard(outer), torch.matmul(squares, _hadamard(inner)))
+    return product.view(rows_SRL.shape)
 
 
 @functools.lru_cache(maxsize=8)

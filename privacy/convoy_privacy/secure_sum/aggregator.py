@@ -163,7 +163,7 @@ class Aggregator:
             RevocationListError: It is not our CA's, or too old.
         """
         self._expect(Stage.CHECK_IN)
-        trust = self._trust.with_revocations(revocations, self._now) if revocations else self._trust
+        trust = self._trust.with_revocations(revocations, self._now)
         present = {}
         for name, vehicle in sorted(self._vehicles.items()):
             try:

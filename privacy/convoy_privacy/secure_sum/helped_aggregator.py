@@ -65,7 +65,7 @@ class HelpedAggregator:
         if not self.terms.fields.helpers:
             raise ValueError("these terms name no helpers")
         self.context = context_digest(self.terms.digest, b"")
-        self._trust = trust.with_revocations(revocations, now) if revocations else trust
+        self._trust = trust.with_revocations(revocations, now)
         self._now = now
         self._revocations = revocations
         self._helpers = [

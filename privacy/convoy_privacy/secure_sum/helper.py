@@ -115,8 +115,7 @@ class MaskHelper:
         needed = max(self._minimum_cohort, terms.fields.minimum_cohort)
         if len(request.accepted) < needed:
             raise TooFewPeersError("uploads", len(request.accepted), needed)
-        if request.revocations:
-            trust = trust.with_revocations(request.revocations, now)
+        trust = trust.with_revocations(request.revocations, now)
         context = context_digest(terms.digest, b"")
         names = [check_seeds(seeds, terms, context, trust, now) for seeds in request.accepted]
         if names != sorted(set(names)):

@@ -287,6 +287,13 @@ def describe(session_bytes: bytes) -> tuple[Terms, int, bytes]:
     return terms, session.slot, context
 
 
+def uploads_needed(session_bytes: bytes) -> int:
+    """Vehicles whose updates are in the sum, at least: fewer are never unmasked."""
+    session = VehicleSession.FromString(session_bytes)
+    members = len(Roster.FromString(session.roster).members)
+    return smallest_sum(parse_terms(session.terms), members)
+
+
 def sign_upload(session_bytes: bytes, identity: Identity, body: bytes | memoryview) -> bytes:
     """Signature over the sum and the upload's bytes.
 

@@ -321,6 +321,7 @@ class UnmaskReply(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     context_digest: _builtins.bytes
     signature: _builtins.bytes
+    """also over the request's digest"""
     @_builtins.property
     def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnmaskShare]: ...
     def __init__(
@@ -409,7 +410,7 @@ class HelperRequest(_message.Message):
     revocations: _builtins.bytes
     @_builtins.property
     def accepted(self) -> _containers.RepeatedCompositeFieldContainer[Global___HelperSeeds]:
-        """of the uploads in the sum; only this helper's seed is filled in"""
+        """of the uploads in the sum, whole: the signature covers all seeds"""
 
     def __init__(
         self,
@@ -500,6 +501,7 @@ class VehicleSession(_message.Message):
     share_private_key: _builtins.bytes
     self_seed: _builtins.bytes
     delivery: _builtins.bytes
+    """ShareDelivery; at our own place our own shares, in the clear"""
     last_request_digest: _builtins.bytes
     last_reply: _builtins.bytes
     """an identical request gets identical bytes"""

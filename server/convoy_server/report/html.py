@@ -6,7 +6,8 @@ the page's own policy forbids scripts and anything from outside.
 
 import base64
 import statistics
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def render(report: Report, directory: Path) -> str:
         drivers=drivers(report.closed_loop or {}),
         covered=mean_covered(report.closed_loop or {}),
         troubles=troubles(report.rounds),
+        plain=plain_bytes(report.rounds),
+        sums=secure_sums(report.rounds),
+        in_the_clear=in_the_clear(report),
+        vehicle_bytes=vehicle_bytes(report.rounds),
         # Our own drawing, its texts escaped by matplotlib.
         plots={name: Markup(drawing) for name, drawing in drawings.items()},  # noqa: S704
         appearances={
@@ -144,6 +149,99 @@ def troubles(rounds: Iterable[RoundRecord]) -> list[Trouble]:
         for reason, cases in found.items()
     ]
     return sorted(gathered, key=lambda trouble: (-trouble.count, trouble.reason))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainBytes:
+    """What the run's updates and models would have taken as plain float32, and the shares that did."""
+
+    up: int
+    down: int
+    up_share: float | None
+    down_share: float | None
+
+
+def plain_bytes(rounds: Sequence[RoundRecord]) -> PlainBytes:
+    """Sums over the rounds; a share is None where nothing would have travelled."""
+    up = sum(record.float32_uplink_bytes for record in rounds)
+    down = sum(record.float32_downlink_bytes for record in rounds)
+    return PlainBytes(
+        up=up,
+        down=down,
+        up_share=sum(record.uplink_bytes for record in rounds) / up if up else None,
+        down_share=sum(record.downlink_bytes for record in rounds) / down if down else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureSums:
+    """The secure sums of a whole run.
+
+    Attributes:
+        tried: Shards.
+        done: Shards whose sum was taken.
+        repeated: Shards that took more than one attempt.
+        smallest: Vehicles in the smallest sum.
+        largest: Vehicles in the largest sum.
+        culprits: Who sent wrong shares.
+        given_up: How often, by reason.
+    """
+
+    tried: int
+    done: int
+    repeated: int
+    smallest: int
+    largest: int
+    culprits: tuple[str, ...]
+    given_up: Mapping[str, int]
+
+
+def secure_sums(rounds: Iterable[RoundRecord]) -> SecureSums:
+    """Gather the shards of all rounds."""
+    shards = [shard for record in rounds for shard in record.shards]
+    sizes = [len(shard.summed) for shard in shards if shard.given_up is None]
+    return SecureSums(
+        tried=len(shards),
+        done=len(sizes),
+        repeated=sum(1 for shard in shards if shard.attempts > 1),
+        smallest=min(sizes, default=0),
+        largest=max(sizes, default=0),
+        culprits=tuple(sorted({name for shard in shards for name in shard.culprits})),
+        given_up=Counter(shard.given_up for shard in shards if shard.given_up is not None),
+    )
+
+
+def in_the_clear(report: Report) -> str:
+    """What the server learns about single vehicles whatever the codec."""
+    told = ["names", "when they answered", "how many bytes they sent"]
+    if report.update is not None and not report.privacy.secure_aggregation:
+        told.append("example counts")
+    if any(record.per_vehicle for record in report.rounds):
+        told.append("scores on held-back laps, example counts and training loss")
+    else:
+        told.append("no scores: every vehicle withholds them")
+    return ", ".join(told)
+
+
+@dataclass(slots=True)
+class UsedBytes:
+    """One vehicle's bytes in a whole run."""
+
+    rounds: int = 0
+    uplink: int = 0
+    downlink: int = 0
+
+
+def vehicle_bytes(rounds: Iterable[RoundRecord]) -> dict[str, UsedBytes]:
+    """By vehicle, over the rounds in which anything travelled."""
+    used: dict[str, UsedBytes] = {}
+    for record in rounds:
+        for vehicle, sent in record.bytes_by_vehicle.items():
+            one = used.setdefault(vehicle, UsedBytes())
+            one.rounds += 1
+            one.uplink += sent.uplink
+            one.downlink += sent.downlink
+    return dict(sorted(used.items()))
 
 
 def drivers(closed_loop: Mapping[str, Mapping[str, DriveScore]]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from small_sum import (
     new_authority,
 )
 
-from convoy_privacy.certificates import Role
+from convoy_privacy.certificates import Role, Trust
 from convoy_privacy.errors import (
     BadKeyError,
     BadRosterError,
@@ -227,8 +227,16 @@ def test_an_older_list_than_ours_is_refused(shard):
 def test_expired_members_are_refused(shard):
     roster = Roster.FromString(shard.roster)
     roster.revocations = b""
+    holds_no_list = Trust(authority().public_key)
     with pytest.raises(UntrustedPeerError, match="expired"):
-        give(shard, roster, now=NOW + timedelta(days=366))
+        give(shard, roster, trust=holds_no_list, now=NOW + timedelta(days=366))
+
+
+def test_silence_does_not_get_around_the_end_of_the_list_held(shard):
+    roster = Roster.FromString(shard.roster)
+    roster.revocations = b""
+    with pytest.raises(RevocationListError, match="ended"):
+        give(shard, roster, now=NOW + timedelta(days=100))
 
 
 @pytest.mark.parametrize("key", SMALL_ORDER)

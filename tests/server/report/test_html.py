@@ -9,6 +9,7 @@ import pytest
 from convoy_protos.errors import UsageError
 from convoy_server.report import html
 from convoy_server.report.contract import Baseline, Baselines, DriveScore, Picture
+from convoy_server.round_log import ShardRecord, VehicleBytes
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -63,7 +64,7 @@ def test_the_page_shows_what_the_report_holds(page):
         "4\u202f000 training frames",
         "convoy simulate demo.toml --out runs/demo --seed 7",
         "torch 2.13.0",
-        "off: the server sees each update",
+        "whoever sees the message",
         "never answered",
         "abandoned",
         "day, track 4",
@@ -258,3 +259,60 @@ def test_a_release_that_broke_off_shows_why_and_dashes(full_report, run_dir):
 def test_a_limit_says_which_way_it_holds(page):
     assert "≤ 0.3" in page.text  # int8_size_ratio
     assert "≥ 0.2" in page.text  # closed_loop_score
+
+
+def shard(vehicles=("car0", "car1", "car2"), **changes):
+    fields = {"summed": vehicles, "attempts": 1, "modulus_bits": 6, "step": 0.1}
+    return ShardRecord(vehicles=tuple(vehicles), **(fields | changes))
+
+
+def test_secure_sums_are_told_with_what_went_wrong_in_them(full_report, run_dir):
+    sums = (
+        shard(),
+        shard(attempts=2),
+        shard(("car3", "car4"), summed=(), given_up="2 uploads of 3 <i>"),
+        shard(culprits=("car1",)),
+    )
+    rounds = (dataclasses.replace(full_report.rounds[0], shards=sums), *full_report.rounds[1:])
+    masked = dataclasses.replace(
+        full_report,
+        rounds=rounds,
+        update=dataclasses.replace(full_report.update, codec="masked/1", encrypted=True),
+        privacy=dataclasses.replace(full_report.privacy, secure_aggregation=True),
+    )
+
+    told = html.secure_sums(rounds)
+    assert (told.tried, told.done, told.repeated, told.smallest, told.largest) == (4, 3, 1, 3, 3)
+    assert told.culprits == ("car1",)
+    page = html.render(masked, run_dir)
+    assert "nobody: the server learns the sum over a shard of vehicles" in page
+    assert "3 of 4 shards summed" in page
+    assert "2 uploads of 3 &lt;i&gt;" in page
+
+
+def test_what_travels_in_the_clear_is_told(full_report):
+    assert "example counts" in html.in_the_clear(full_report)
+    rounds = tuple(dataclasses.replace(record, per_vehicle={}) for record in full_report.rounds)
+    quiet = dataclasses.replace(
+        full_report,
+        rounds=rounds,
+        privacy=dataclasses.replace(full_report.privacy, secure_aggregation=True),
+    )
+    assert "every vehicle withholds them" in html.in_the_clear(quiet)
+    assert "example counts" not in html.in_the_clear(quiet)
+
+
+def test_bytes_are_told_beside_plain_float32_and_for_every_vehicle(rounds):
+    first = dataclasses.replace(
+        rounds[0],
+        uplink_bytes=20,
+        downlink_bytes=10,
+        float32_uplink_bytes=100,
+        float32_downlink_bytes=200,
+        bytes_by_vehicle={"car0": VehicleBytes(uplink=20, downlink=10)},
+    )
+    plain = html.plain_bytes([first])
+    assert (plain.up_share, plain.down_share) == (0.2, 0.05)
+    assert html.plain_bytes([]).up_share is None
+    used = html.vehicle_bytes([first, first])
+    assert (used["car0"].rounds, used["car0"].uplink, used["car0"].downlink) == (2, 40, 20)

@@ -1,0 +1,202 @@
+"""Vehicles of a masked sum in memory, behind an `ask` that can spoil, drop, double and reorder replies."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from small_sum import NOW, POLICY, authority, fixed_random, identity
+
+from convoy_compression.update.masked import MaskedFormat
+from convoy_privacy.secure_sum import vehicle as protocol
+from convoy_protos import envelope
+from convoy_protos.envelope import COUNTER_SCALE, SUM_COUNTERS
+from convoy_protos.errors import ConvoyError
+from convoy_protos.flower_messages import (
+    CHECK_IN,
+    SHARE,
+    UPLOAD,
+    answer_content,
+    read_answer,
+    read_request,
+    read_update,
+    update_content,
+)
+from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_simulation.flower_internals import CLIENT_APP_RAISED, error_reply, server_identity
+
+RUN_ID = "small run"
+ROUND = 7
+SCHEMA = bytes(range(32))
+MODEL = bytes(32)
+
+Spoil = Callable[[bytes], RecordDict | bytes | Exception | None]
+"""Instead of a vehicle's reply: other content, other bytes, an error, or no reply at all (None)."""
+
+
+@dataclass
+class Car:
+    """One honest vehicle with a trained update.
+
+    Attributes:
+        number: Of its identity.
+        update_N: float32, shape (N,).
+        examples: Behind the update.
+        train_loss: Mean loss.
+        lies: Counters that it claims instead of the true ones.
+    """
+
+    number: int
+    update_N: np.ndarray
+    examples: int = 10
+    train_loss: float = 0.5
+    lies: Mapping[str, int] = field(default_factory=dict)
+    session: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.identity = identity(self.number)
+        self.random = fixed_random(f"car {self.number}")
+
+    @property
+    def name(self) -> str:
+        """As its certificate has it."""
+        return self.identity.name
+
+    def answer(self, kind: str, request: bytes) -> bytes:
+        """The bytes of its reply; the session stays here."""
+        if kind == CHECK_IN:
+            self.session, reply = protocol.check_in(
+                request, self.identity, POLICY, self.random, self.session
+            )
+        elif kind == SHARE:
+            self.session, reply = protocol.share(
+                self.session, request, self.identity, authority().trust(), NOW, self.random
+            )
+        elif kind == UPLOAD:
+            reply = self._upload(request)
+        else:
+            self.session, reply = protocol.unmask(self.session, request, self.identity)
+        return reply
+
+    def _upload(self, request: bytes) -> bytes:
+        session = protocol.accept_shares(self.session, request)
+        terms, slot, context = protocol.describe(session)
+        fields = terms.fields
+        lanes = MaskedFormat(
+            parameter_count=fields.parameter_count,
+            modulus_bits=fields.modulus_bits,
+            step=fields.step,
+            seed=fields.codec_seed,
+        )
+        weight = 1 if fields.equal_weights else self.examples
+        weighted_N = self.update_N * np.float32(weight / fields.weight_cap)
+        squared = float(self.update_N @ self.update_N)
+        counters = {
+            "count": 1,
+            "weight": weight,
+            "clipped": 0,
+            "loss_sum": round(weight * self.train_loss * COUNTER_SCALE),
+            "squared_norm": round(squared * COUNTER_SCALE),
+        } | dict(self.lies)
+        counters_C = np.array([counters[name] for name in SUM_COUNTERS], np.uint64)
+        self.session, lanes_P, counters_C = protocol.masked(
+            session, lanes.quantize(weighted_N, slot), counters_C
+        )
+        body = lanes.pack(lanes_P) + counters_C.astype("<u8").tobytes()
+        header = UpdateHeader(
+            run_id=RUN_ID,
+            round=ROUND,
+            vehicle_id=self.name,
+            schema_digest=SCHEMA,
+            codec="masked/1",
+            parameter_count=fields.parameter_count,
+            context_digest=context,
+            signature=protocol.sign_upload(self.session, self.identity, body),
+        )
+        return envelope.pack(header, body)
+
+
+class MaskedCars:
+    """A fleet behind an `ask` as convoy_server.secure_sums wants it.
+
+    Attributes:
+        asked: Every exchange: its kind and whom it went to.
+    """
+
+    def __init__(
+        self,
+        cars: Sequence[Car],
+        spoil: Mapping[tuple[str, str, int], Spoil] | None = None,
+        order: Callable[[str, list[str]], list[str]] = lambda _kind, names: names,
+    ) -> None:
+        """Everybody is ready.
+
+        Args:
+            cars: The vehicles.
+            spoil: What becomes of a reply, by kind, vehicle and attempt.
+            order: In which replies come; a name may come twice.
+        """
+        self.cars = {car.name: car for car in cars}
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+        self._spoil = spoil or {}
+        self._order = order
+        self._attempts: dict[tuple[str, str], int] = {}
+
+    def ask(self, kind: str, contents: Mapping[str, RecordDict]) -> Iterator[tuple[str, Message]]:
+        """Every vehicle's reply."""
+        self.asked.append((kind, tuple(sorted(contents))))
+        replies: dict[str, Message] = {}
+        for name, content in contents.items():
+            reply = self._reply(kind, name, content)
+            if reply is not None:
+                replies[name] = reply
+        for name in self._order(kind, list(replies)):
+            yield name, replies[name]
+
+    def _reply(self, kind: str, name: str, content: RecordDict) -> Message | None:
+        attempt = self._attempts[kind, name] = self._attempts.get((kind, name), 0) + 1
+        answer: object
+        try:
+            answer = self.cars[name].answer(kind, read_request(content))
+            if (kind, name, attempt) in self._spoil:
+                answer = self._spoil[kind, name, attempt](answer)
+        except ConvoyError as error:
+            answer = error
+        return None if answer is None else reply_with(kind, answer)
+
+
+def reply_with(kind: str, answer: object) -> Message:
+    """A reply as the grid yields it: from content, from a message's bytes, or from an error."""
+    with server_identity():
+        message = Message(RecordDict(), 5, kind)
+    if isinstance(answer, Exception):
+        return error_reply(message, CLIENT_APP_RAISED, f"{type(answer).__name__}: {answer}")
+    if isinstance(answer, bytes):
+        answer = update_content(answer) if kind == UPLOAD else answer_content(answer)
+    return Message(answer, reply_to=message)
+
+
+def bytes_of(kind: str, reply: Message) -> bytes:
+    """What is in an honest reply."""
+    return read_update(reply.content) if kind == UPLOAD else read_answer(reply.content)
+
+
+def make_cars(count: int, parameters: int = 50, first: int = 1, length: float = 1.0) -> list[Car]:
+    """Vehicles with updates of about that 2-norm and different example counts."""
+    rng = np.random.default_rng(first)
+    scale = length / np.sqrt(parameters)
+    return [
+        Car(
+            number,
+            (scale * rng.standard_normal(parameters)).astype(np.float32),
+            examples=10 + 5 * number,
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def plain_mean(cars: Sequence[Car]) -> np.ndarray:
+    """The weighted mean that nobody had to hide, float64."""
+    weights = np.array([car.examples for car in cars], float)
+    updates_KN = np.stack([car.update_N for car in cars]).astype(float)
+    return weights @ updates_KN / weights.sum()
