@@ -17,9 +17,7 @@ from convoy_protos.flower_messages import (
     SHARE,
     UPLOAD,
     answer_content,
-    read_answer,
     read_request,
-    read_update,
     update_content,
 )
 from convoy_protos.v1.federation_pb2 import UpdateHeader
@@ -44,6 +42,7 @@ class Car:
         examples: Behind the update.
         train_loss: Mean loss.
         lies: Counters that it claims instead of the true ones.
+        requests: The last one of each kind that it got.
     """
 
     number: int
@@ -52,6 +51,7 @@ class Car:
     train_loss: float = 0.5
     lies: Mapping[str, int] = field(default_factory=dict)
     session: bytes = b""
+    requests: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.identity = identity(self.number)
@@ -64,6 +64,7 @@ class Car:
 
     def answer(self, kind: str, request: bytes) -> bytes:
         """The bytes of its reply; the session stays here."""
+        self.requests[kind] = request
         if kind == CHECK_IN:
             self.session, reply = protocol.check_in(
                 request, self.identity, POLICY, self.random, self.session
@@ -90,7 +91,7 @@ class Car:
         )
         weight = 1 if fields.equal_weights else self.examples
         weighted_N = self.update_N * np.float32(weight / fields.weight_cap)
-        squared = float(self.update_N @ self.update_N)
+        squared = float(np.square(self.update_N, dtype=float).sum())
         counters = {
             "count": 1,
             "weight": weight,
@@ -176,12 +177,7 @@ def reply_with(kind: str, answer: object) -> Message:
     return Message(answer, reply_to=message)
 
 
-def bytes_of(kind: str, reply: Message) -> bytes:
-    """What is in an honest reply."""
-    return read_update(reply.content) if kind == UPLOAD else read_answer(reply.content)
-
-
-def make_cars(count: int, parameters: int = 50, first: int = 1, length: float = 1.0) -> list[Car]:
+def make_cars(count: int, parameters: int = 200, first: int = 1, length: float = 1.0) -> list[Car]:
     """Vehicles with updates of about that 2-norm and different example counts."""
     rng = np.random.default_rng(first)
     scale = length / np.sqrt(parameters)

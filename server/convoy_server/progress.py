@@ -168,7 +168,8 @@ class LiveProgress(SilentObserver):
         for vehicle in record.lost_vehicles:
             self._say(f"round {record.round}: {printable(vehicle)} never answered", "yellow")
         if record.outcome == "abandoned":
-            self._say(f"round {record.round}: abandoned, quorum missed", "yellow")
+            because = printable(record.abandoned_because or "no reason given")
+            self._say(f"round {record.round}: abandoned: {because}", "yellow")
         self._drop_all_but("rounds")
         note = ", ".join([*scores(record), *time_left(record, self._pace, self._now_s())])
         self._show("rounds", record.round, self._pace.rounds, note)
@@ -205,7 +206,7 @@ def round_line(record: RoundRecord, pace: Pace, now_s: float) -> str:
     """One round in a line."""
     parts = [f"round {record.round}/{pace.rounds}: {record.completed}/{record.invited} updates"]
     if record.outcome == "abandoned":
-        parts.append("abandoned")
+        parts.append(f"abandoned: {printable(record.abandoned_because or 'no reason given')}")
     if record.rejections:
         told = (f"{printable(r.vehicle)} {r.reason}" for r in record.rejections)
         parts.append(f"refused: {', '.join(told)}")

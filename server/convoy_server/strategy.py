@@ -67,6 +67,7 @@ from convoy_server.optimizers.registry import optimizer_for
 from convoy_server.optimizers.server_optimizer import OptimizerState
 from convoy_server.polling_grid import streaming
 from convoy_server.robust.canary import CanaryScore, judge
+from convoy_server.robust.registry import min_items
 from convoy_server.round_log import RoundRecord, VehicleBytes, line_digest, to_line
 from convoy_server.rounds import (
     Phase,
@@ -137,6 +138,7 @@ class _RoundInProgress:
     replies: int = 0
     update_uplink_bytes: int = 0
     rolled_back: str = ""
+    too_few_items: str = ""
     sent_model: bytes = b""
     clip_norm: float | None = None
     train_loss: float | None = None
@@ -462,7 +464,7 @@ class FleetStrategy(Strategy):
                 name = current.names[node]
                 current.traffic.came(name, reply)
                 answered += 1
-                self._observer.phase(kind, answered, len(messages))
+                self._observer.phase("secure sum", answered, len(messages))
                 yield name, reply
 
     def _take_update(self, reply: Message, current: _RoundInProgress, intake: Intake) -> None:
@@ -526,6 +528,8 @@ class FleetStrategy(Strategy):
     ) -> tuple[PublishedModel, OptimizerState] | None:
         """The next global model; None where there is none, it is not finite, or it collapses."""
         if aggregate is None:
+            robust = self._run.aggregation
+            current.too_few_items = f"[aggregation] rule {robust.rule} needs {min_items(robust)} shards or single updates"
             return None
         base = current.model
         # Overflow is looked for below; numpy need not warn of it as well.
@@ -807,12 +811,11 @@ def _record(
     """The round's line."""
     state, score, settled = current.state, current.score, current.settled
     done = state.phase is Phase.DONE
-    because = f"rolled back: {current.rolled_back}" if current.rolled_back else why_abandoned(state)
     traffic = current.traffic.by_vehicle()
     return RoundRecord(
         round=state.number,
         outcome="done" if done else "abandoned",
-        abandoned_because=None if done else because,
+        abandoned_because=None if done else _why_abandoned(current),
         invited=len(state.cohort),
         completed=len(state.accepted),
         lost=len(state.lost),
@@ -841,6 +844,21 @@ def _record(
         evaluation_lost=current.evaluation_lost,
         per_vehicle=score.per_vehicle,
     )
+
+
+def _why_abandoned(current: _RoundInProgress) -> str:
+    """One line for the user."""
+    if current.rolled_back:
+        return f"rolled back: {current.rolled_back}"
+    if current.too_few_items:
+        return current.too_few_items
+    shards = current.settled.shards if current.settled else ()
+    given_up = [
+        f"shard {number}: {shard.given_up}"
+        for number, shard in enumerate(shards)
+        if shard.given_up is not None
+    ]
+    return "; ".join([why_abandoned(current.state), *given_up])
 
 
 def _event(current: _RoundInProgress, line: str) -> dict[str, Any]:

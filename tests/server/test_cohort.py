@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convoy_server.cohort import Purpose, draw, draw_poisson, invitations
+from convoy_server.cohort import Purpose, draw, draw_poisson, into_shards, invitations
 
 FLEET = [f"car{index}" for index in range(10)]
 
@@ -112,3 +112,66 @@ def test_poisson_draws_are_fair_and_independent():
     sizes = [len(names) for names in draws]
     mean = sum(sizes) / len(sizes)
     assert 2.1 < sum((size - mean) ** 2 for size in sizes) / len(sizes) < 2.7
+
+
+def shards_of(fleet, size=3, seed=1, round_number=1):
+    return into_shards(fleet, size, seed=seed, round_number=round_number)
+
+
+@given(st.integers(1, 300), st.integers(2, 128), st.integers(0, 2**63 - 1))
+def test_shards_hold_every_vehicle_once_and_are_equal_up_to_one(count, size, seed):
+    fleet = {f"car{number:03}" for number in range(count)}
+
+    shards = shards_of(fleet, size, seed)
+
+    sizes = [len(shard) for shard in shards]
+    assert sorted(vehicle for shard in shards for vehicle in shard) == sorted(fleet)
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(shards) == -(-count // size)  # no more of them than it takes
+    assert all(list(shard) == sorted(shard) for shard in shards)
+
+
+def test_the_shards_of_a_seed_and_round_are_pinned():
+    """Other shards would change every recorded run."""
+    assert shards_of(FLEET, 4) == [
+        ("car0", "car5", "car6", "car7"),
+        ("car2", "car3", "car4"),
+        ("car1", "car8", "car9"),
+    ]
+
+
+@given(st.permutations(FLEET), st.integers(1, 1000))
+def test_the_order_in_which_vehicles_answered_does_not_matter_to_shards(fleet, round_number):
+    assert shards_of(fleet, round_number=round_number) == shards_of(
+        FLEET, round_number=round_number
+    )
+
+
+def test_who_is_with_whom_changes_from_round_to_round():
+    pairs = Counter(
+        (one, other)
+        for number in range(300)
+        for shard in shards_of(FLEET, 5, round_number=number)
+        for one in shard
+        for other in shard
+        if one < other
+    )
+    # Two shards of five: a pair is together in 4 of 9 rounds; 133 of 300, standard deviation 8.6.
+    assert len(pairs) == 45
+    assert min(pairs.values()) > 95
+    assert max(pairs.values()) < 172
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"round_number": 2}])
+def test_another_seed_or_round_mixes_otherwise(change):
+    assert shards_of(FLEET, **change) != shards_of(FLEET)
+
+
+def test_shards_do_not_follow_the_draw_of_the_cohort():
+    """Who was drawn first would otherwise always be together."""
+    assert shards_of(FLEET, 5)[0] != tuple(sorted(drawn(count=10)[::2]))
+
+
+def test_of_nobody_there_are_no_shards():
+    assert shards_of([]) == []

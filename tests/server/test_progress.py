@@ -47,6 +47,7 @@ def record(number, **changes):
 TROUBLED = record(
     2,
     outcome="abandoned",
+    abandoned_because="1 updates were accepted, quorum 2",
     completed=1,
     lost=1,
     rejected={"not_finite": 1},
@@ -85,8 +86,8 @@ def test_a_run_in_a_pipe_is_one_line_a_round(lines):
     assert lines == [
         "mine: 2 vehicles, 1000 training frames, 4 rounds",
         "round 1/4: 3/3 updates, loss 0.500, balanced accuracy 61.2%, 2.0 s, 0:15 left",
-        "round 2/4: 1/3 updates, abandoned, refused: car?[31m??9 not_finite, lost: car7, 2.0 s, "
-        "0:10 left",
+        "round 2/4: 1/3 updates, abandoned: 1 updates were accepted, quorum 2, "
+        "refused: car?[31m??9 not_finite, lost: car7, 2.0 s, 0:10 left",
     ]
 
 

@@ -5,13 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from masked_cars import MODEL, ROUND, RUN_ID, SCHEMA, Car, MaskedCars, make_cars, plain_mean
 from small_sum import NOW, authority, identity
 
 from convoy_compression.update.masked import OVERFLOW_WRAP_RATIO
 from convoy_compression.update.range_control import first_sigma, step_for
+from convoy_compression.update.rotation import layout_of
 from convoy_privacy.secure_sum.messages import unmask_signed
 from convoy_protos import envelope
 from convoy_protos.flower_messages import CHECK_IN, SHARE, UNMASK, UPLOAD, answer_content
@@ -19,8 +18,8 @@ from convoy_protos.v1.secure_sum_pb2 import SumTerms, UnmaskReply
 from convoy_server.admission import Expectation
 from convoy_server.secure_sums import run_secure_sums
 
-PARAMETERS = 50
-PADDED = 4096
+PARAMETERS = 200
+PADDED = layout_of(PARAMETERS).padded_count
 MODULUS_BITS = 12
 RIGHT = first_sigma(1.0, PADDED)
 """What sums of updates of length 1 need, for each unit of weight."""
@@ -44,6 +43,7 @@ class Book:
         self.made = []
 
     def terms(self, shard, vehicles, attempt, sigma):
+        """As convoy_server.secure_sums wants them."""
         cap = max(self.examples[name] for name in vehicles)
         weight = sum(self.examples[name] for name in vehicles) / cap
         seed = f"{shard} {attempt}".encode()
@@ -67,6 +67,7 @@ class Book:
         return self.made[-1]
 
     def steps(self, shard):
+        """Of the shard's attempts."""
         return [terms.step for terms in self.made if terms.shard == shard]
 
 
@@ -148,17 +149,16 @@ def test_no_shards_ask_nobody():
 
 
 def test_an_overflowed_sum_is_made_again_with_twice_the_range_until_it_fits():
-    cars = make_cars(4, length=10.0)  # the sum fills about five times what was expected
+    cars = make_cars(4, length=6.0)  # the sum fills several times what was expected
     (shard,), fleet, book = run_sums([cars])
 
-    assert shard.attempts == 4
+    assert shard.attempts == 3
     first = book.steps(0)[0]
-    assert book.steps(0) == pytest.approx([first, 2 * first, 4 * first, 8 * first])
-    assert [terms.attempt for terms in book.made] == [1, 2, 3, 4]
-    assert len({terms.codec_seed for terms in book.made}) == 4
-    assert len(fleet.asked) == 4 * 4
+    assert book.steps(0) == pytest.approx([first, 2 * first, 4 * first])
+    assert [terms.attempt for terms in book.made] == [1, 2, 3]
+    assert len(fleet.asked) == 3 * 4
     assert shard.decoded.wrap_ratio <= OVERFLOW_WRAP_RATIO
-    assert np.linalg.norm(shard.mean() - plain_mean(cars)) < 0.05
+    assert_summed(shard, cars)
 
 
 def test_only_the_shard_that_overflowed_is_made_again():
@@ -228,7 +228,7 @@ def test_without_one_of_its_vehicles_an_overflowed_sum_is_not_made_again(kind):
 
 
 def test_who_is_lost_in_the_first_attempt_is_not_missed_in_the_next():
-    cars = make_cars(5, length=3.0)
+    cars = make_cars(5, length=6.0)
     (shard,), fleet, _ = run_sums([cars], spoil={(UPLOAD, cars[4].name, 1): lambda _reply: None})
 
     assert shard.attempts > 1
@@ -316,13 +316,6 @@ def of_another_sum(message):
     return message[:2] + bytes(32) + message[34:]
 
 
-def as_car_9(_reply):
-    """A proper check-in under another name, made for other terms."""
-    car = make_cars(1, first=9)[0]
-    terms = Book([car]).terms(0, [car.name], 1, RIGHT)
-    return car.answer(CHECK_IN, terms.SerializeToString(deterministic=True))
-
-
 def garbage(_reply):
     return b"\xff" * 40
 
@@ -336,7 +329,6 @@ def garbage(_reply):
         (CHECK_IN, lambda _: RecordDict({"answer": ConfigRecord({"protobuf": 3})}), "malformed"),
         (CHECK_IN, lambda _: RuntimeError("no memory"), "client_error"),
         (CHECK_IN, flipped, "bad_signature"),
-        (CHECK_IN, as_car_9, "untrusted"),  # nobody speaks for another one
         (SHARE, garbage, "malformed"),
         (SHARE, lambda _: RuntimeError("no memory"), "client_error"),
         (SHARE, of_another_sum, "wrong_context"),
@@ -344,13 +336,13 @@ def garbage(_reply):
         (UPLOAD, garbage, "truncated"),
         (UPLOAD, lambda reply: reply[:-1], "truncated"),
         (UPLOAD, lambda _: RecordDict(), "malformed"),
-        (UPLOAD, lambda reply: answer_content(reply), "malformed"),
+        (UPLOAD, answer_content, "malformed"),
         (UPLOAD, lambda _: RuntimeError("no memory"), "client_error"),
         (UPLOAD, resized(lambda payload: payload[:-1]), "wrong_length"),
         (UPLOAD, resized(lambda payload: payload + b"\x00"), "wrong_length"),
         (UPLOAD, resized(lambda _: b""), "wrong_length"),
-        (UPLOAD, resized(lambda payload: payload * 40), "oversized"),
-        (UPLOAD, resized(lambda payload: flipped(payload)), "bad_signature"),
+        (UPLOAD, resized(lambda payload: payload * 400), "oversized"),
+        (UPLOAD, resized(flipped), "bad_signature"),
         (UPLOAD, spoiled(signature=bytes(64)), "bad_signature"),
         (UPLOAD, spoiled(signature=b""), "bad_signature"),
         (UPLOAD, spoiled(context_digest=bytes(32)), "wrong_context"),
@@ -378,6 +370,19 @@ def test_whatever_a_vehicle_sends_costs_it_alone_and_once(kind, spoil, reason):
     assert shard.lost == ()
     assert other.rejections == []
     assert_summed(other, others)
+
+
+def test_nobody_checks_in_for_another_vehicle():
+    cars = make_cars(5)
+    stranger, bad = Car(9, cars[2].update_N), cars[2]
+
+    def impersonate(_reply):
+        return stranger.answer(CHECK_IN, bad.requests[CHECK_IN])
+
+    (shard,), _, _ = run_sums([cars], spoil={(CHECK_IN, bad.name, 1): impersonate})
+
+    assert [(one.vehicle, one.reason) for one in shard.rejections] == [(bad.name, "untrusted")]
+    assert_summed(shard, [car for car in cars if car is not bad])
 
 
 def test_a_second_upload_is_refused_and_not_added():
@@ -414,20 +419,11 @@ def test_a_wrong_share_under_a_proper_signature_names_its_sender_and_changes_not
         for share in message.shares:
             share.share = bytes(32) + b"\x01"
         pairs = [(share.slot, share.share) for share in message.shares]
-        digest = hashlib.sha256(requests[0]).digest()
+        digest = hashlib.sha256(liar.requests[UNMASK]).digest()
         signed = unmask_signed(message.context_digest, digest, pairs)
         message.signature = liar.identity.sign(signed)
         return message.SerializeToString(deterministic=True)
 
-    requests = []
-    honest = liar.answer
-
-    def answer(kind, request):
-        if kind == UNMASK:
-            requests.append(request)
-        return honest(kind, request)
-
-    liar.answer = answer
     (shard,), _, _ = run_sums([cars], spoil={(UNMASK, liar.name, 1): lie})
 
     assert shard.culprits == (liar.name,)
@@ -455,18 +451,17 @@ def test_counters_that_cannot_be_true_end_the_shard_alone(lies, words):
     assert_summed(other, others)
 
 
-@settings(max_examples=15)
-@given(st.randoms(use_true_random=False))
-def test_the_order_of_replies_does_not_change_a_byte(random):
-    def order(_kind, names):
-        return random.sample(names, len(names))
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_replies_does_not_change_a_byte(seed):
+    rng = np.random.default_rng(seed)
 
     def summed(order):
         shards = [make_cars(3), make_cars(3, first=4)]
         results, _, _ = run_sums(shards, order=order)
         return [(shard.decoded.sum_N.tobytes(), shard.counters) for shard in results]
 
-    assert summed(order) == summed(lambda _kind, names: names)
+    shuffled = summed(lambda _kind, names: list(rng.permutation(names)))
+    assert shuffled == summed(lambda _kind, names: names)
 
 
 def test_a_list_of_revocations_that_ended_gives_every_shard_up():

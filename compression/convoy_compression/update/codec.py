@@ -87,13 +87,13 @@ class UpdateConfig:
     """
 
     codec: Literal["masked", "sealed", "float16", "float32"] = "masked"
-    modulus_bits: int = 6
+    modulus_bits: int = 5
     shard_size: int = 50
     minimum_cohort: int = 3
     exchange_deadline_s: float = 20.0
     range_slack: float = 1.3
     max_attempts: int = 4
-    sealed_step: float = 1.0
+    sealed_step: float = 2.0
     sealing_suite: Literal["x25519", "mlkem768-x25519"] = "x25519"
     downlink: Literal["delta", "full"] = "delta"
     downlink_step: float = 0.25

@@ -61,15 +61,15 @@ def test_there_is_nothing_to_rotate_without_parameters():
         layout_of(0)
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 100, 1000, 4097, 3 * 4096])
+@pytest.mark.parametrize(
+    "count", [1, 63, 64, 100, 1000, pytest.param(4100, marks=pytest.mark.slow)]
+)
 def test_it_is_the_matrix_of_its_definition(count):
     vector_N = np.random.default_rng(count).standard_normal(count, dtype=np.float32)
-    matrix = slow_rotation(count, SEED) if count < 5000 else None
     rotated_P = rotate(vector_N, SEED)
     assert rotated_P.dtype == np.float32
-    if matrix is not None:
-        np.testing.assert_allclose(rotated_P, matrix @ vector_N, atol=2e-5)
-        np.testing.assert_allclose(rotate_back(rotated_P, count, SEED), vector_N, atol=2e-5)
+    np.testing.assert_allclose(rotated_P, slow_rotation(count, SEED) @ vector_N, atol=2e-5)
+    np.testing.assert_allclose(rotate_back(rotated_P, count, SEED), vector_N, atol=2e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,12 +111,12 @@ def test_one_parameter_reaches_every_coordinate():
 def test_coordinates_spread_alike_though_all_change_is_in_one_layer(layer):
     rng = np.random.default_rng(0)
     squares_P = np.zeros(layout_of(50_000).padded_count)
-    for draw in range(40):
+    for draw in range(20):
         vector_N = np.zeros(50_000, np.float32)
         vector_N[layer] = rng.standard_normal(vector_N[layer].size)
         squares_P += rotate(vector_N, draw.to_bytes(32, "big")) ** 2
     spread_R = squares_P.reshape(-1, 4096).mean(axis=1)
-    assert spread_R.max() / spread_R.mean() < 1.15
+    assert spread_R.max() / spread_R.mean() < 1.2
 
 
 def test_the_callers_threads_are_left_and_change_nothing():
