@@ -3,15 +3,12 @@
 The runners take turns, so that a slow minute hits all of them, and the clock is the processor time
 of the calling thread, so that waiting for a core does not count: under load the ratios of these
 medians stay within 3 %, while those of wall time are worthless. A runner must therefore do its work
-on the calling thread: onnxruntime with one intra-op thread, torch within `one_torch_thread`.
+on the calling thread: onnxruntime with one intra-op thread, torch within `one_thread`.
 """
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-
-import torch
+from collections.abc import Callable, Mapping
 
 
 def interleaved_p50_ms(
@@ -41,14 +38,3 @@ def interleaved_p50_ms(
             run()
             taken_ns[name].append(clock_ns() - started_ns)
     return {name: statistics.median(times) / 1e6 for name, times in taken_ns.items()}
-
-
-@contextlib.contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Let torch compute on the calling thread alone; the whole process is affected meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

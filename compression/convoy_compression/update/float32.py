@@ -15,14 +15,13 @@ with a second sum.
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 import torch
 
 from convoy_compression.errors import InvalidUpdateError, PayloadLengthError
+from convoy_compression.update.one_thread import one_thread
 from convoy_compression.update.vector import Float32Vector
 
 LARGEST_SURELY_ACCEPTED: Final = 2.0**48
@@ -86,7 +85,7 @@ class Float32Accumulator:
         if payload.nbytes != expected_bytes:
             raise PayloadLengthError(expected_bytes, payload.nbytes)
         update_N = _view(payload)
-        with _one_thread():
+        with one_thread():
             _refuse_absurd(update_N, self._scale_L)
             self._sum_N.add_(update_N, alpha=weight)
         self._count += 1
@@ -100,7 +99,7 @@ class Float32Accumulator:
         """
         if not self._count:
             raise ValueError("the mean of no updates does not exist")
-        with _one_thread():
+        with one_thread():
             mean_N = self._sum_N.div_(self._total_weight)
         return mean_N.numpy()
 
@@ -129,14 +128,3 @@ def _view(payload: memoryview) -> torch.Tensor:
         # torch has no read-only tensors and says so; ours is only ever an operand.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         return torch.frombuffer(payload, dtype=torch.float32)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Two threads on a busy two-core machine cost these sums a factor of ten."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from convoy_compression.model.distillation import DistillationConfig, DistillationResult, distil
 from convoy_compression.model.errors import ModelCompressionError
-from convoy_compression.model.latency import interleaved_p50_ms, one_torch_thread
+from convoy_compression.model.latency import interleaved_p50_ms
 from convoy_compression.model.onnx_export import export_onnx
 from convoy_compression.model.parity import compare
 from convoy_compression.model.pruning import prune_channels
 from convoy_compression.model.quantization import quantize_int8
+from convoy_compression.update.one_thread import one_thread
 from convoy_driving.dataset import DrivingData
 from convoy_driving.errors import ModelFileError
 from convoy_driving.evaluation import Predictor, evaluate, torch_predictor
@@ -126,7 +127,7 @@ def build_release(
     candidate = _Candidate(run=run, frames=frames, folder=folder, progress=progress)
     reasons: list[str] = []
     try:
-        with one_torch_thread():  # the same files whatever the number of cores
+        with one_thread():  # the same files whatever the number of cores
             candidate.make(student, result, run_id, closed_loop_score)
     except (ModelCompressionError, ModelFileError) as error:
         reasons.append(str(error))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from convoy_compression.model.latency import one_torch_thread
+from convoy_compression.update.one_thread import one_thread
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    with one_torch_thread():
+    with one_thread():
         yield

@@ -5,7 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from convoy_compression.model.latency import interleaved_p50_ms, one_torch_thread
+from convoy_compression.model.latency import interleaved_p50_ms
+from convoy_compression.update.one_thread import one_thread
 
 
 def test_runners_take_turns_and_the_median_ignores_one_slow_run():
@@ -38,7 +39,7 @@ def test_zero_repetitions_are_a_mistake():
 def test_torch_gets_its_threads_back():
     torch.set_num_threads(2)  # the fixture around this test restores what was before
 
-    with contextlib.suppress(RuntimeError), one_torch_thread():
+    with contextlib.suppress(RuntimeError), one_thread():
         within = torch.get_num_threads()
         raise RuntimeError
 
