@@ -89,7 +89,7 @@ class Car:
             step=fields.step,
             seed=fields.codec_seed,
         )
-        weight = 1 if fields.equal_weights else self.examples
+        weight = 1 if fields.equal_weights else min(self.examples, fields.weight_cap)
         weighted_N = self.update_N * np.float32(weight / fields.weight_cap)
         squared = float(np.square(self.update_N, dtype=float).sum())
         counters = {

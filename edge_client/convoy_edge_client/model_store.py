@@ -50,12 +50,11 @@ class ModelStore:
         self._recent[digest] = model_N
         while len(self._recent) > 2:
             del self._recent[next(iter(self._recent))]
-        if self._file(digest).exists():
-            return
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             file.write(model_N.data)
-        # A vehicle of the same simulation may have written or deleted it meanwhile: same bytes.
+        # A vehicle of the same simulation may have written or deleted it meanwhile: same bytes. What
+        # a power cut has left of it is mended.
         Path(file.name).replace(self._file(digest))
         self._discard_oldest()
 

@@ -153,10 +153,11 @@ def contribution(
     clipped = bool(fields.clip_norm) and length > fields.clip_norm
     update_N = clip(update.update_N, fields.clip_norm) if clipped else update.update_N
     weight = 1 if fields.equal_weights else min(update.example_count, fields.weight_cap)
+    weighted_N = update_N * np.float32(weight / fields.weight_cap)
     if fields.noise_variance:
         # Exact sums beside a noised one would tell what the noise hides.
         counters = dict.fromkeys(envelope.SUM_COUNTERS, 0) | {"count": 1, "weight": 1}
-        return update_N, _counters(counters)
+        return weighted_N, _counters(counters)
     counters = {
         "count": 1,
         "weight": weight,
@@ -164,7 +165,7 @@ def contribution(
         "loss_sum": round(weight * update.train_loss * COUNTER_SCALE),
         "squared_norm": round(min(length, fields.clip_norm or length) ** 2 * COUNTER_SCALE),
     }
-    return update_N * np.float32(weight / fields.weight_cap), _counters(counters)
+    return weighted_N, _counters(counters)
 
 
 def _counters(values: Mapping[str, int]) -> NDArray[np.uint64]:

@@ -39,7 +39,8 @@ class VehicleConfig:
             needed to send protected updates. Relative ones start at the JSON file.
         least_protection: What it takes at least to send an update: "masked", only within a sum that
             hides it; "sealed", readable by the aggregator alone; "none", anything the server asks for.
-        minimum_cohort: Vehicles in a masked sum, this one included, below which it takes no part.
+        minimum_cohort: Vehicles in a masked sum, this one included, below which it takes no part; in
+            2..128.
         metrics: "clear" tells example counts, losses and scores to the server; "withheld" leaves
             them to the masked sum, where only the fleet's totals show.
     """
@@ -63,10 +64,10 @@ class VehicleConfig:
             raise ValueError(f"recordings of {self.vehicle_id} must name at least one path")
         if not self.torch_threads >= 1:
             raise ValueError(f"torch_threads must be at least 1, got {self.torch_threads}")
-        if not self.minimum_cohort >= 2:
+        if not 2 <= self.minimum_cohort <= 128:
             raise ValueError(
-                f"minimum_cohort must be at least 2, got {self.minimum_cohort}: the sum over one "
-                "vehicle is its update"
+                f"minimum_cohort must be in 2..128, got {self.minimum_cohort}: the sum over one "
+                "vehicle is its update, and no sum has more than 128"
             )
 
     @property

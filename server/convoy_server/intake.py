@@ -239,8 +239,10 @@ class MaskedIntake:
         update = self._run.update
         declared = [self._examples[vehicle] for vehicle in vehicles]
         private = self._noise is not None
-        equal = private or self._run.round.weighting == "equal" or not any(declared)
-        cap = 1 if equal else max(declared)
+        # The same for all shards of the round, or their weights could not be compared.
+        most = max(self._examples.values())
+        equal = private or self._run.round.weighting == "equal" or not most
+        cap = 1 if equal else most
         # Who withholds its examples may weigh up to the cap.
         weight = float(len(vehicles)) if equal else sum(count or cap for count in declared) / cap
         step, variance = step_for(sigma * weight, update.modulus_bits), 0.0

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from convoy_protos.protection import Protection, protection_of
 from convoy_server.federation import FederationResult
 from convoy_server.report.contract import (
     Baseline,
@@ -11,13 +10,10 @@ from convoy_server.report.contract import (
     CurvePoint,
     Final,
     Fleet,
-    Privacy,
-    Update,
     VehicleResult,
     WorstVehicle,
 )
 from convoy_server.round_log import RoundRecord
-from convoy_server.run_config import RunConfig
 from convoy_simulation.baselines import CENTRAL
 from convoy_simulation.baselines import Baseline as TrainedBaseline
 
@@ -101,36 +97,3 @@ def curves_of(
                 for point in baseline.curve
             )
     return curves
-
-
-def update_of(run: RunConfig, result: FederationResult) -> Update | None:
-    """What updates took on the wire, everything included: the mean over all that arrived.
-
-    None where none did.
-    """
-    records = [record for record in result.records if record.completed]
-    if not records:
-        return None
-    codec = run.update.wire_name
-    updates = sum(record.completed for record in records)
-    uplink_bytes = sum(record.update_uplink_bytes for record in records)
-    parameters = records[-1].update_parameters
-    return Update(
-        codec=codec,
-        encrypted=protection_of(codec) is not Protection.NONE,
-        bits_per_parameter=8 * uplink_bytes / (updates * parameters),
-        bytes=round(uplink_bytes / updates),
-        float32_bytes=4 * parameters,
-    )
-
-
-def privacy_of(run: RunConfig, result: FederationResult) -> Privacy:
-    """What protected a single vehicle."""
-    last = result.records[-1] if result.records else None
-    return Privacy(
-        secure_aggregation=protection_of(run.update.wire_name) is Protection.MASKED,
-        clip_norm=last.clip_norm if last else run.privacy.clip_norm,
-        noise_multiplier=run.privacy.noise_multiplier,
-        epsilon=last.epsilon if last else None,
-        delta=run.privacy.delta if run.privacy.noise_multiplier is not None else None,
-    )

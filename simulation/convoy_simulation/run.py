@@ -24,6 +24,7 @@ from convoy_server.observer import RunObserver
 from convoy_server.release.build import build_release
 from convoy_server.report import on_disk
 from convoy_server.report.contract import DriveScore, Picture, Release, Report
+from convoy_server.report.travel import privacy_of, update_of
 from convoy_server.run_config import (
     KEYS_KEY,
     OUT_KEY,
@@ -46,8 +47,6 @@ from convoy_simulation.report_assembly import (
     curves_of,
     final_of,
     fleet_of,
-    privacy_of,
-    update_of,
 )
 from convoy_simulation.resource_meter import ResourceMeter
 from convoy_simulation.roads.closed_loop import (
@@ -133,8 +132,8 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
             rounds=result.records,
             final=final_of(result, alone),
             baselines=baselines_of(trained),
-            update=update_of(run, result),
-            privacy=privacy_of(run, result),
+            update=update_of(run, result.records),
+            privacy=privacy_of(run, result.records),
             release=release,
             closed_loop=roads.scores() if roads is not None else None,
             curves=curves_of(result.records, trained, run.training.local_epochs),

@@ -13,6 +13,7 @@ from convoy_edge_client.vehicle_config import (
     vehicle_of,
 )
 from convoy_protos.errors import SettingsError
+from convoy_protos.protection import Protection
 from convoy_simulation.flower_internals import make_context
 
 
@@ -24,6 +25,10 @@ def test_a_configuration_comes_back_as_it_was_saved(tmp_path):
         mirror=False,
         device="cuda:1",
         torch_threads=2,
+        identity=str(tmp_path / "keys"),
+        least_protection="sealed",
+        minimum_cohort=7,
+        metrics="withheld",
     )
 
     save_vehicle_config(config, tmp_path / "deep" / "van-7.json")
@@ -32,13 +37,57 @@ def test_a_configuration_comes_back_as_it_was_saved(tmp_path):
 
 
 def test_relative_paths_start_at_the_file(tmp_path):
-    written = {"vehicle_id": "van-7", "recordings": ["tubs/monday"], "cache_dir": "cache"}
+    written = {
+        "vehicle_id": "van-7",
+        "recordings": ["tubs/monday"],
+        "cache_dir": "cache",
+        "identity": "keys/van-7",
+    }
     (tmp_path / "van-7.json").write_text(json.dumps(written))
 
     config = load_vehicle_config(tmp_path / "van-7.json")
 
     assert config.recordings == (str(tmp_path / "tubs/monday"),)
     assert config.cache_dir == str(tmp_path / "cache")
+    assert config.identity == str(tmp_path / "keys/van-7")
+
+
+def test_absolute_paths_stay_as_they_are(tmp_path):
+    written = {"vehicle_id": "a", "recordings": ["/r"], "cache_dir": "/c", "identity": "/keys"}
+    (tmp_path / "van.json").write_text(json.dumps(written))
+
+    config = load_vehicle_config(tmp_path / "van.json")
+
+    assert (config.recordings, config.cache_dir, config.identity) == (("/r",), "/c", "/keys")
+
+
+def test_a_vehicle_that_says_nothing_about_it_is_protected_as_well_as_can_be(tmp_path):
+    written = {"vehicle_id": "a", "recordings": ["r"], "cache_dir": "c"}
+    (tmp_path / "van.json").write_text(json.dumps(written))
+
+    config = load_vehicle_config(tmp_path / "van.json")
+
+    assert config.protection is Protection.MASKED
+    assert config.minimum_cohort == 3
+    assert config.metrics == "clear"
+    assert config.identity == ""  # and not the folder that the file is in
+
+
+@pytest.mark.parametrize(
+    ("least", "protection"),
+    [
+        ("masked", Protection.MASKED),
+        ("sealed", Protection.SEALED),
+        ("none", Protection.NONE),
+    ],
+)
+def test_the_least_protection_is_named_by_a_word(least, protection):
+    config = VehicleConfig(vehicle_id="a", recordings=("r",), cache_dir="c", least_protection=least)
+    assert config.protection is protection
+
+
+def written_with(key, value):
+    return json.dumps({"vehicle_id": "a", "recordings": ["r"], "cache_dir": "c", key: value})
 
 
 @pytest.mark.parametrize(
@@ -55,6 +104,21 @@ def test_relative_paths_start_at_the_file(tmp_path):
             SettingsError,
             "torch_threads must be at least 1, got 0",
         ),
+        (
+            written_with("least_protection", "secret"),
+            SettingsError,
+            "least_protection: expected one of masked, sealed, none, got 'secret'",
+        ),
+        (written_with("least_protection", 2), SettingsError, "expected one of masked"),
+        (written_with("least_protection", None), SettingsError, "expected one of masked"),
+        (written_with("minimum_cohort", 1), SettingsError, "the sum over one vehicle is its"),
+        (written_with("minimum_cohort", 0), SettingsError, "minimum_cohort must be"),
+        (written_with("minimum_cohort", 129), SettingsError, "minimum_cohort must be"),
+        (written_with("minimum_cohort", 3.0), SettingsError, "expected int"),
+        (written_with("metrics", "hidden"), SettingsError, "expected one of clear, withheld"),
+        (written_with("metrics", True), SettingsError, "expected one of clear, withheld"),
+        (written_with("identity", 5), SettingsError, "identity: expected str"),
+        (written_with("identities", "keys"), SettingsError, "did you mean 'identity'"),
     ],
 )
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, error, words):

@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import small_federation
 from fleet_double import fleet_grid, small_run
 
+from convoy_compression.update.codec import UpdateConfig
+from convoy_protos.flower_messages import CHECK_IN, SHARE, UNMASK, UPLOAD
 from convoy_server.app import run_federation
 from convoy_server.audit import verify_audit
 
@@ -22,6 +25,25 @@ from fleet_double import fleet_grid, small_run
 from convoy_server.app import run_federation
 with fleet_grid({{"car1": "nan"}}) as grid:
     run_federation(grid, small_run(rounds={ROUNDS}), Path(sys.argv[1]), resume=True)
+"""
+
+MASKED = UpdateConfig(codec="masked", modulus_bits=12)
+EXCHANGES = (CHECK_IN, SHARE, UPLOAD, UNMASK)
+MASKED_VICTIM = """
+import os, signal, sys
+from test_kill import run_masked
+from convoy_simulation.in_process_grid import InProcessGrid
+out, nodes, kind, round_number = sys.argv[1:]
+send = InProcessGrid.send_and_receive
+def deadly(self, messages, *, timeout=None):
+    messages = list(messages)
+    asked = {(one.metadata.message_type, one.metadata.group_id) for one in messages}
+    for reply in send(self, messages, timeout=timeout):
+        yield reply
+        if (kind, round_number) in asked:
+            os.kill(os.getpid(), signal.SIGKILL)
+InProcessGrid.send_and_receive = deadly
+run_masked(out, nodes)
 """
 
 
@@ -56,3 +78,38 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path):
     kill_after(tmp_path / "killed", rounds=6)
     assert run_here(tmp_path / "killed") == run_here(tmp_path / "whole")
     verify_audit(tmp_path / "killed")
+
+
+def run_masked(out, nodes):
+    """Four rounds of secure sums with the real vehicles; nodes as JSON."""
+    small_federation.run_small_federation(
+        None,
+        small_federation.small_run(update=MASKED, rounds=len(EXCHANGES)),
+        Path(out),
+        resume=True,
+        nodes={int(node): config for node, config in json.loads(nodes).items()},
+    )
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_exchange_of_a_secure_sum_ends_as_the_undisturbed_one(
+    small_fleet, tmp_path
+):
+    nodes = json.dumps(small_federation.protect(small_fleet, MASKED))
+    folder = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"}
+    for number, kind in enumerate(EXCHANGES, start=1):
+        arguments = [str(tmp_path / "killed"), nodes, kind, str(number)]
+        command = [sys.executable, "-c", MASKED_VICTIM, *arguments]
+        victim = subprocess.run(command, env=environment, check=False, timeout=60)
+        assert victim.returncode == -signal.SIGKILL
+        assert len(lines(tmp_path / "killed")) == number - 1
+    run_masked(tmp_path / "killed", nodes)
+    run_masked(tmp_path / "whole", nodes)
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert small_federation.model_bytes(killed) == small_federation.model_bytes(whole)
+    rounds = small_federation.round_lines(killed)
+    assert rounds == small_federation.round_lines(whole)
+    assert [line["completed"] for line in rounds] == [6] * len(EXCHANGES)
+    verify_audit(killed)

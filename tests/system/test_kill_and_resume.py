@@ -9,23 +9,19 @@ from pathlib import Path
 
 import pytest
 from small_federation import (
+    PLAIN,
     announce_and_run,
     model_bytes,
+    protect,
     round_lines,
     run_small_federation,
     small_run,
 )
 
-KILLS = 10
+from convoy_compression.update.codec import UpdateConfig
+
+MASKED = UpdateConfig(codec="masked", modulus_bits=12)
 RUN = {"rounds": 8, "cohort_size": 4, "over_selection": 1.3}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(small_fleet, tmp_path_factory):
-    """The run that nobody disturbed."""
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_small_federation(small_fleet, small_run(**RUN), out)
-    return out
 
 
 @pytest.fixture
@@ -35,12 +31,12 @@ def start_a_life(small_fleet, tmp_path):
     context.set_forkserver_preload(["convoy_edge_client.app", "convoy_server.app", "torch._dynamo"])
     lives = []
 
-    def start(engine, **changes):
+    def start(engine, nodes=None, **changes):
         started = context.Event()
         life = context.Process(
             target=announce_and_run,
             args=(started, small_fleet, small_run(**RUN | changes), tmp_path / "run"),
-            kwargs={"engine": engine, "workers": 2, "resume": True},
+            kwargs={"engine": engine, "workers": 2, "resume": True, "nodes": nodes},
         )
         life.start()
         lives.append(life)
@@ -54,15 +50,18 @@ def start_a_life(small_fleet, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("update", "kills"), [(PLAIN, 10), (MASKED, 5)])
 def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
-    undisturbed, start_a_life, tmp_path
+    small_fleet, start_a_life, tmp_path, update, kills
 ):
-    out = tmp_path / "run"
+    nodes = None if update is PLAIN else protect(small_fleet, update)
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
+    run_small_federation(small_fleet, small_run(update=update, **RUN), undisturbed, nodes=nodes)
     rng = random.Random(20)
     killed_after_rounds = set()
-    for _ in range(KILLS):
+    for _ in range(kills):
         some_progress = finished_rounds(out) + rng.choice([0, 1])
-        life = start_a_life("serial")
+        life = start_a_life("serial", nodes, update=update)
         while life.is_alive() and finished_rounds(out) < some_progress:
             time.sleep(0.001)
         life.join(timeout=rng.uniform(0.0, 0.4))
@@ -71,7 +70,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
         life.kill()
         life.join()
         killed_after_rounds.add(finished_rounds(out))
-    last = start_a_life("serial")
+    last = start_a_life("serial", nodes, update=update)
     last.join(timeout=60)
 
     assert last.exitcode == 0

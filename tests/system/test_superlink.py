@@ -6,13 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_federation import model_bytes, round_lines, small_run
+from small_federation import PLAIN, model_bytes, protect, round_lines, small_run
 from small_fleet import record_small_fleet
 
+from convoy_compression.update.codec import UpdateConfig
+from convoy_edge_client.vehicle_config import load_vehicle_config, save_vehicle_config
+from convoy_server.audit import verify_audit
 from convoy_server.run_config import run_config_to_json
+from convoy_simulation.vehicles import AGGREGATOR
 
 BIN = Path(sys.executable).parent
 
@@ -34,7 +39,10 @@ clientapp = "convoy_edge_client.app:app"
 convoy-run = {run}
 convoy-out = {out}
 convoy-resume = false
+convoy-keys = {keys}
 """
+
+MASKED = UpdateConfig(codec="masked", modulus_bits=12, minimum_cohort=2)
 
 
 @pytest.fixture
@@ -76,11 +84,10 @@ def start(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_real_superlink_and_two_stock_supernodes_train_together(start, tmp_path):
-    fleet = record_small_fleet(tmp_path / "fleet", vehicle_count=2)
-    out = tmp_path / "run"
+    """First in the clear, then with masks, which takes four more exchanges a round."""
+    vehicles, keys = two_vehicles(tmp_path / "fleet")
     port, *node_ports = free_ports(3)
     address = f"127.0.0.1:{port}"
-    app = app_folder(tmp_path, out)
     configure_flwr(tmp_path / "flwr", address)
 
     start(
@@ -91,7 +98,7 @@ def test_a_real_superlink_and_two_stock_supernodes_train_together(start, tmp_pat
         "--disable-runtime-dependency-installation",
     )
     wait_for(lambda: is_listening(port), 120, "the SuperLink listens")
-    for node_port, vehicle in zip(node_ports, fleet.vehicles.values(), strict=True):
+    for node_port, vehicle in zip(node_ports, vehicles, strict=True):
         start(
             "flower-supernode",
             "--insecure",
@@ -102,25 +109,44 @@ def test_a_real_superlink_and_two_stock_supernodes_train_together(start, tmp_pat
             "--node-config",
             f'vehicle-config="{vehicle}"',
         )
-    run = start("flwr", "run", str(app), "fleet", "--stream")
-    wait_for((out / "model.safetensors").exists, 300, "the run ends", run)
+    for name, update in (("plain", PLAIN), ("masked", MASKED)):
+        out = tmp_path / name
+        app = app_folder(tmp_path / f"{name}-app", out, update, keys)
+        run = start("flwr", "run", str(app), "fleet", "--stream")
+        wait_for((out / "model.safetensors").exists, 180, f"the {name} run ends", run)
 
-    lines = round_lines(out)
-    assert [line["round"] for line in lines] == [1, 2]
+        lines = round_lines(out)
+        assert [line["round"] for line in lines] == [1, 2]
+        for line in lines:
+            assert (line["outcome"], line["completed"], line["lost"]) == ("done", 2, 0)
+            assert line["rejections"] == line["evaluation_rejections"] == []
+        assert set(lines[1]["per_vehicle"]) == {"car0", "car1"}
+        assert len(model_bytes(out)) > 4 * 1000
+        verify_audit(out)
     for line in lines:
-        assert (line["outcome"], line["completed"], line["lost"]) == ("done", 2, 0)
-        assert line["rejections"] == line["evaluation_rejections"] == []
-    assert set(lines[1]["per_vehicle"]) == {"car0", "car1"}
-    assert len(model_bytes(out)) > 4 * 1000
+        (shard,) = line["shards"]
+        assert shard["summed"] == ["car0", "car1"]
+        assert shard["given_up"] is None
 
 
-def app_folder(tmp_path, out):
+def two_vehicles(folder):
+    """Configurations of vehicles that have an identity and send whatever is asked for; keys."""
+    fleet = record_small_fleet(folder, vehicle_count=2)
+    nodes = protect(fleet, MASKED)
+    files = [Path(node["vehicle-config"]) for node in nodes.values()]
+    for file in files:
+        save_vehicle_config(replace(load_vehicle_config(file), least_protection="none"), file)
+    return files, files[0].parent / AGGREGATOR
+
+
+def app_folder(folder, out, update, keys):
     """What `flwr run` sends: settings and two names, no code."""
-    folder = tmp_path / "convoy-app"
     folder.mkdir()
-    run = run_config_to_json(small_run(evaluate_every=2))
+    run = run_config_to_json(small_run(update=update, evaluate_every=2))
     # A JSON string is a TOML string.
-    text = PYPROJECT.format(run=json.dumps(run), out=json.dumps(str(out)))
+    text = PYPROJECT.format(
+        run=json.dumps(run), out=json.dumps(str(out)), keys=json.dumps(str(keys))
+    )
     (folder / "pyproject.toml").write_text(text)
     (folder / "README.md").write_text("A run of Convoy; the code is what is installed.\n")
     return folder

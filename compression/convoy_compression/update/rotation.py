@@ -1,23 +1,27 @@
 """A public random rotation: spreads an update evenly over all coordinates before it is rounded.
 
-Random signs, then a cosine transform (DCT-II) across the rows of a super-block and a Hadamard
+Random signs, then cosine transforms (DCT-II) across the rows of a super-block and a Hadamard
 transform inside each row: the randomized Hadamard transform of Suresh et al., ICML 2017, section 4,
 with rows of 4096 so that padding stays below one row for each super-block, where one transform over
 the next power of two would pad up to half of the vector.
 
-Unlike Hadamard's, the entries of a cosine transform are not all of one size: were each row a part of one
-layer, some coordinates would spread up to 1.4 times as widely as others and leave the range early (on
-updates of SGD: a third more error with 8 bits). So the vector is dealt out like cards, 16 parameters at a
-time, first to the super-blocks and then to their rows: each gets its share of every layer.
+R rows stand as A times B, with a transform along each side: a third of the time that one of length R
+takes. (A prime R is its own transform.) Unlike Hadamard's, the entries of a cosine transform are not
+all of one size: were each row a part of one layer, some coordinates would spread more widely than
+others and leave the range early (on updates of SGD: a fifth more error with 8 bits). So the vector is
+dealt out like cards, 16 parameters at a time, first to the super-blocks and then to their rows: each
+gets its share of every layer.
 
 The rotation need not be the same to the last bit on two machines: what must be exact is drawn from
 bytes (the signs) or rounded afterwards.
 """
 
-# Shapes: N parameters, P padded, S super-blocks of R rows of L coordinates; L is 2**(a + b), or D hands of C.
+# Shapes: N parameters, P padded, S super-blocks of R = A * B rows of L coordinates; L is 2**(a + b),
+# or D hands of C parameters.
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,7 +70,7 @@ def rotate(vector_N: Float32Vector, seed: bytes) -> Float32Vector:
     padded_P[: vector_N.size] = torch.from_numpy(vector_N)
     with one_thread():
         padded_P *= _signs(seed, layout.padded_count)
-        across_SRL = torch.matmul(_cosine(layout.rows), _deal(padded_P, layout))
+        across_SRL = _across_rows(_deal(padded_P, layout), _cosine)
         rotated_P: Float32Vector = _hadamard_rows(across_SRL).reshape(-1).numpy()
     return rotated_P
 
@@ -81,7 +85,7 @@ def rotate_back(rotated_P: Float32Vector, parameter_count: int, seed: bytes) -> 
             layout.super_blocks, layout.rows, layout.row_length
         )
         across_SRL = _hadamard_rows(rows_SRL)
-        padded_P = _collect(torch.matmul(_cosine(layout.rows).T, across_SRL), layout)
+        padded_P = _collect(_across_rows(across_SRL, _inverse_cosine), layout)
         padded_P *= _signs(seed, layout.padded_count)
         vector_N: Float32Vector = padded_P[:parameter_count].numpy()
     return vector_N
@@ -99,6 +103,16 @@ def _collect(rows_SRL: torch.Tensor, layout: Layout) -> torch.Tensor:
     """The inverse of `_deal`, shape (P,)."""
     dealt_SRDC = rows_SRL.view(layout.super_blocks, layout.rows, -1, _DEALT)
     return dealt_SRDC.permute(2, 1, 0, 3).reshape(-1)
+
+
+def _across_rows(rows_SRL: torch.Tensor, transform: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """One transform along A and one along B of the rows, which stand as A times B."""
+    _, rows, length = rows_SRL.shape
+    outer = next(size for size in range(math.isqrt(rows), 0, -1) if rows % size == 0)
+    inner = rows // outer
+    along_inner = torch.matmul(transform(inner), rows_SRL.reshape(-1, inner, length))
+    along_both = torch.matmul(transform(outer), along_inner.view(-1, outer, inner * length))
+    return along_both.view(rows_SRL.shape)
 
 
 def _hadamard_rows(rows_SRL: torch.Tensor) -> torch.Tensor:
@@ -126,6 +140,10 @@ def _cosine(rows: int) -> torch.Tensor:
     matrix = np.sqrt(2.0 / rows) * np.cos(np.pi * (2 * n + 1) * k / (2 * rows))
     matrix[0] = np.sqrt(1.0 / rows)
     return torch.from_numpy(matrix.astype(np.float32))
+
+
+def _inverse_cosine(rows: int) -> torch.Tensor:
+    return _cosine(rows).T
 
 
 @functools.lru_cache(maxsize=4)

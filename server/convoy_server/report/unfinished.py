@@ -10,11 +10,11 @@ from convoy_server.report.contract import (
     Baselines,
     Final,
     Fleet,
-    Privacy,
     Report,
     VehicleResult,
     WorstVehicle,
 )
+from convoy_server.report.travel import privacy_of, update_of
 from convoy_server.round_log import RoundRecord
 from convoy_server.run_config import RunConfig
 
@@ -44,8 +44,8 @@ def unfinished_report(out: Path, records: Sequence[RoundRecord]) -> Report:
         rounds=tuple(records),
         final=_so_far(records),
         baselines=Baselines(),
-        update=None,
-        privacy=Privacy(secure_aggregation=False, clip_norm=run.privacy.clip_norm),
+        update=update_of(run, records),
+        privacy=privacy_of(run, records),
         release=None,
         closed_loop=None,
         rounds_planned=run.round.rounds,

@@ -1,5 +1,7 @@
 """The rotation keeps lengths, can be undone, and spreads whatever it is given."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -12,30 +14,41 @@ from convoy_compression.update.rotation import layout_of, rotate, rotate_back
 SEED = bytes(range(32))
 
 
-def slow_rotation(count, seed):
-    """The whole matrix, shape (P, N), from its definition."""
-    layout = layout_of(count)
-    padded, rows, length = layout.padded_count, layout.rows, layout.row_length
-    signs_P = 1.0 - 2.0 * np.unpackbits(public_bytes(seed, "convoy rotation/1", padded // 8))
-    hadamard = np.ones((1, 1))
-    while len(hadamard) < length:
-        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    hadamard /= np.sqrt(length)
-    cosine = np.empty((rows, rows))
-    for k in range(rows):
-        for n in range(rows):
-            cosine[k, n] = np.sqrt((1 if k == 0 else 2) / rows) * np.cos(
-                np.pi * (2 * n + 1) * k / (2 * rows)
+@functools.cache
+def slow_hadamard(length):
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < length:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix / np.float32(np.sqrt(length))
+
+
+def slow_cosine(length):
+    matrix = np.empty((length, length))
+    for k in range(length):
+        for n in range(length):
+            matrix[k, n] = np.sqrt((1 if k == 0 else 2) / length) * np.cos(
+                np.pi * (2 * n + 1) * k / (2 * length)
             )
-    matrix = np.zeros((padded, count))
-    for index in range(count):
-        hand, place = divmod(index, 16)
-        turn, block = divmod(hand, layout.super_blocks)
-        deal, row = divmod(turn, rows)
-        columns = np.outer(cosine[:, row], hadamard[:, 16 * deal + place]).reshape(-1)
-        start = block * rows * length
-        matrix[start : start + rows * length, index] = signs_P[index] * columns
     return matrix
+
+
+def slow_column(count, index, seed):
+    """Where one parameter goes, shape (P,), from the definition."""
+    layout = layout_of(count)
+    rows, length = layout.rows, layout.row_length
+    signs = np.unpackbits(public_bytes(seed, "convoy rotation/1", layout.padded_count // 8))
+    # The rows stand as a rectangle as near to a square as can be, with a transform along each side.
+    side = max(size for size in range(1, rows + 1) if rows % size == 0 and size * size <= rows)
+    cosine = np.kron(slow_cosine(side), slow_cosine(rows // side))
+    # Hands of 16 parameters are dealt to the super-blocks in turn, and there to the rows in turn.
+    hand, place = divmod(index, 16)
+    turn, block = divmod(hand, layout.super_blocks)
+    deal, row = divmod(turn, rows)
+    column_P = np.zeros(layout.padded_count)
+    spread = np.outer(cosine[:, row], slow_hadamard(length)[:, 16 * deal + place]).reshape(-1)
+    start = block * rows * length
+    column_P[start : start + rows * length] = spread * (1.0 - 2.0 * signs[index])
+    return column_P
 
 
 @pytest.mark.parametrize(
@@ -61,18 +74,35 @@ def test_there_is_nothing_to_rotate_without_parameters():
         layout_of(0)
 
 
-@pytest.mark.parametrize(
-    "count", [1, 63, 64, 100, 1000, pytest.param(4100, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("count", [1, 63, 64, 100, 500])
 def test_it_is_the_matrix_of_its_definition(count):
     vector_N = np.random.default_rng(count).standard_normal(count, dtype=np.float32)
     rotated_P = rotate(vector_N, SEED)
     assert rotated_P.dtype == np.float32
-    np.testing.assert_allclose(rotated_P, slow_rotation(count, SEED) @ vector_N, atol=2e-5)
+    matrix = np.stack([slow_column(count, index, SEED) for index in range(count)], axis=1)
+    np.testing.assert_allclose(rotated_P, matrix @ vector_N, atol=2e-5)
     np.testing.assert_allclose(rotate_back(rotated_P, count, SEED), vector_N, atol=2e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize(
+    "count",
+    [
+        3 * 4096 + 5,  # 4 rows, as 2 times 2
+        5 * 4096,  # a prime number of rows
+        6 * 4096,  # 2 times 3
+        pytest.param(256 * 4096 + 12_345, marks=pytest.mark.slow),  # two super-blocks of 130 rows
+    ],
+)
+def test_it_takes_each_parameter_where_its_definition_says(count):
+    for index in (0, 15, 16, count // 2, count - 1):
+        vector_N = np.zeros(count, np.float32)
+        vector_N[index] = 1.0
+        np.testing.assert_allclose(
+            rotate(vector_N, SEED), slow_column(count, index, SEED), atol=1e-6
+        )
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 60_000),
     st.integers(-6, 6),

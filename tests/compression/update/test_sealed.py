@@ -167,7 +167,7 @@ def test_a_flip_anywhere_is_refused_or_gives_another_finite_update():
             payload[offset] ^= 1 << bit
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.binary(max_size=200), st.integers(0, 50))
 def test_any_bytes_are_decoded_or_refused_with_a_documented_error(payload, count):
     accumulator = CODEC.accumulator(count)
@@ -177,7 +177,7 @@ def test_any_bytes_are_decoded_or_refused_with_a_documented_error(payload, count
         assert accumulator.count == 0
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.binary(max_size=8),
     st.binary(max_size=60),

@@ -5,6 +5,7 @@ the codec a new name and write a new file with `python tests/compression/update/
 """
 
 import struct
+import sys
 import textwrap
 import tomllib
 import zlib
@@ -205,9 +206,10 @@ def test_broken_plain_payloads_are_refused(vectors, name):
             codec.accumulator(2).add(memoryview(payload), 1.0)
 
 
-def print_file():
+def file_text():
     """The file, from the code as it is."""
-    print(COMMENT)
+    lines = []
+    lines.append(COMMENT)
     for bits in WIDTHS:
         lanes = masked_format(bits)
         total = LaneSum(lanes)
@@ -215,29 +217,33 @@ def print_file():
         for update_N, slot in zip(masked_updates(), SLOTS, strict=True):
             payloads.append(lanes.pack(lanes.quantize(update_N, slot)))
             total.add(lanes.unpack(payloads[-1]))
-        print(f"[masked.m{bits}]\npayloads = [")
-        for payload in payloads:
-            print(f"  {_quoted(payload)},")
-        print("]")
-        print(f"sum = {_quoted(lanes.pack(total.lanes_P))}")
-        print(f"decoded = {_quoted(lanes.decode(total.lanes_P).sum_N.astype('<f4').tobytes())}\n")
+        lines.append(f"[masked.m{bits}]\npayloads = [")
+        lines.extend(f"  {_quoted(payload)}," for payload in payloads)
+        lines.append("]")
+        lines.append(f"sum = {_quoted(lanes.pack(total.lanes_P))}")
+        lines.append(
+            f"decoded = {_quoted(lanes.decode(total.lanes_P).sum_N.astype('<f4').tobytes())}\n"
+        )
     payload = encode_sparse(sealed_update(), SEALED_FACTOR)
     decoded_N = decode_sparse(memoryview(payload), 20)
-    print(f"[sealed]\npayload = {_quoted(payload)}")
-    print(f"decoded = {_quoted(decoded_N.astype('<f4').tobytes())}\n")
+    lines.append(f"[sealed]\npayload = {_quoted(payload)}")
+    lines.append(f"decoded = {_quoted(decoded_N.astype('<f4').tobytes())}\n")
     new_N, base_N = models()
     delta = encode_delta(new_N, base_N, 0.25)
     model_N = apply_delta(base_N, memoryview(delta))
-    print(f"[delta]\npayload = {_quoted(delta)}")
-    print(f"model = {_quoted(model_N.astype('<f4').tobytes())}\n")
-    print("[plain]")
+    lines.append(f"[delta]\npayload = {_quoted(delta)}")
+    lines.append(f"model = {_quoted(model_N.astype('<f4').tobytes())}\n")
+    lines.append("[plain]")
     for codec, kind in ((Float32Codec(), "<f4"), (Float16Codec(), "<f2")):
-        print(f'"{codec.name}" = {_quoted(codec.encode(sealed_update()))}')
+        lines.append(f'"{codec.name}" = {_quoted(codec.encode(sealed_update()))}')
         for name, entry in (("bad_nan", np.nan), ("bad_infinite", -np.inf)):
-            print(f'{name}."{codec.name}" = {_quoted(np.array([1.0, entry], kind).tobytes())}')
-    print("\n[bad_sealed]")
+            lines.append(
+                f'{name}."{codec.name}" = {_quoted(np.array([1.0, entry], kind).tobytes())}'
+            )
+    lines.append("\n[bad_sealed]")
     for name, bad in broken().items():
-        print(f"{name} = {_quoted(bad)}")
+        lines.append(f"{name} = {_quoted(bad)}")
+    return "\n".join(lines) + "\n"
 
 
 def _quoted(payload):
@@ -248,4 +254,4 @@ def _quoted(payload):
 
 
 if __name__ == "__main__":
-    print_file()
+    sys.stdout.write(file_text())
