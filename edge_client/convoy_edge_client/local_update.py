@@ -19,6 +19,7 @@ from convoy_edge_client.errors import NoUpdateKeptError
 _UPDATE: Final = "convoy.update"
 _SESSION: Final = "convoy.session"
 _NOISE: Final = "convoy.noise"
+_OPENED: Final = "convoy.opened"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,15 @@ class LocalUpdate:
 
 
 def keep(update: LocalUpdate, state: RecordDict) -> None:
-    """Put the update away; what an earlier round left is dropped, secrets included."""
+    """Put the update away; what was before is dropped, secrets included.
+
+    Trained again in the same round, it is the same update: which sum of it has been opened is not
+    forgotten.
+    """
+    before = state.get(_OPENED)
     drop(state)
+    if isinstance(before, ConfigRecord) and _is_of(update, before):
+        state[_OPENED] = before
     state[_UPDATE] = ConfigRecord(
         {
             "run_id": update.run_id,
@@ -84,7 +92,7 @@ def kept(state: RecordDict) -> LocalUpdate:
 
 def drop(state: RecordDict) -> None:
     """Forget update and session."""
-    for name in (_UPDATE, _SESSION, _NOISE):
+    for name in (_UPDATE, _SESSION, _NOISE, _OPENED):
         if name in state:
             del state[name]
 
@@ -123,3 +131,21 @@ def drop_noise_key(state: RecordDict) -> None:
     """Forget the key once the sum is over."""
     if _NOISE in state:
         del state[_NOISE]
+
+
+def note_opened(update: LocalUpdate, members: bytes, state: RecordDict) -> None:
+    """Remember over whom a sum with this update has been opened; do this before the reply goes."""
+    state[_OPENED] = ConfigRecord(
+        {"run_id": update.run_id, "round": update.round_number, "members": members}
+    )
+
+
+def opened(state: RecordDict) -> bytes:
+    """Digest of the members of a sum of this update that has been opened; empty where none has."""
+    record = state.get(_OPENED)
+    members = record.get("members") if isinstance(record, ConfigRecord) else b""
+    return members if isinstance(members, bytes) else b""
+
+
+def _is_of(update: LocalUpdate, record: ConfigRecord) -> bool:
+    return (record.get("run_id"), record.get("round")) == (update.run_id, update.round_number)

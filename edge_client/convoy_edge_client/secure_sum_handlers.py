@@ -26,6 +26,8 @@ from convoy_edge_client.local_update import (
     drop_noise_key,
     kept,
     noise_key,
+    note_opened,
+    opened,
     save_session,
     session_of,
 )
@@ -55,7 +57,7 @@ def check_in(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes
     """
     terms = parse_terms(request)
     _check_same(kept(state), terms)
-    _check_noise(terms)
+    _check_noise(terms, already_opened=bool(opened(state)))
     policy = VehiclePolicy(minimum_cohort=vehicle.minimum_cohort)
     identity = party_of(vehicle).identity
     held = session_of(state)
@@ -73,6 +75,8 @@ def share(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         ProtocolError: Somebody in the roster is not trusted, or the message is out of its turn.
     """
     party = party_of(vehicle)
+    if members := opened(state):
+        protocol.check_same_members(members, request)
     session, reply = protocol.share(
         session_of(state), request, party.identity, party.trust, datetime.now(UTC), os.urandom
     )
@@ -133,9 +137,14 @@ def unmask(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
     Raises:
         ProtocolError: The request could uncover a single vehicle, or is out of its turn.
     """
-    session, reply = protocol.unmask(session_of(state), request, party_of(vehicle).identity)
-    save_session(session, state)
-    drop_noise_key(state)
+    before = session_of(state)
+    session, reply = protocol.unmask(before, request, party_of(vehicle).identity)
+    if session != before:
+        if opened(state):
+            protocol.check_nobody_lost(before, request)
+        note_opened(kept(state), protocol.members_summed(before, request), state)
+        save_session(session, state)
+        drop_noise_key(state)
     return reply
 
 
@@ -194,8 +203,8 @@ def _noised_lanes(
     return lanes_P + noise_P.astype(lanes_P.dtype)
 
 
-def _check_noise(terms: Terms) -> None:
-    """Refuse noise that hides nothing: without a bound, or with weights that tell.
+def _check_noise(terms: Terms, *, already_opened: bool) -> None:
+    """Refuse noise that hides nothing: without a bound, with weights that tell, or averaged out.
 
     Raises:
         RefusedInstructionsError: Says what is missing.
@@ -203,6 +212,8 @@ def _check_noise(terms: Terms) -> None:
     fields = terms.fields
     if fields.noise_variance and not (fields.clip_norm and fields.equal_weights):
         raise RefusedInstructionsError("noise needs a clip_norm and equal weights")
+    if fields.noise_variance and already_opened:
+        raise RefusedInstructionsError("a second noised sum of one update would show more of it")
 
 
 def _check_same(update: LocalUpdate, terms: Terms) -> None:

@@ -40,7 +40,7 @@ from convoy_server.admission import (
 )
 from convoy_server.aggregation import Aggregate, SingleUpdates, combined
 from convoy_server.cohort import into_shards
-from convoy_server.noise import NoisePlan
+from convoy_server.noise import NoisePlan, uploads_needed
 from convoy_server.robust.registry import min_items
 from convoy_server.round_log import ShardRecord
 from convoy_server.rounds import Rejection
@@ -228,7 +228,7 @@ class MaskedIntake:
         done = [one for one in sums if one.decoded is not None]
         return Settled(
             aggregate=self._combine(done),
-            state=self._next_state(done),
+            state=self._next_state(done, [one for one in sums if one.opened]),
             summed=frozenset(vehicle for one in done for vehicle in one.summed),
             rejections=tuple(rejection for one in sums for rejection in one.rejections),
             shards=tuple(_record(one) for one in sums),
@@ -290,19 +290,20 @@ class MaskedIntake:
         loss = sum(one.counters["loss_sum"] for one in done) / COUNTER_SCALE
         return loss / sum(one.counters["weight"] for one in done)
 
-    def _next_state(self, done: Sequence[ShardSum]) -> UpdateState:
-        if not done:
-            return self._state
-        if self._noise is not None:
-            smallest = min(done, key=lambda one: len(one.vehicles))
+    def _next_state(self, done: Sequence[ShardSum], unmasked: Sequence[ShardSum]) -> UpdateState:
+        if self._noise is not None and unmasked:
+            # A sum that was seen has told what it has told, whether it is applied or not.
+            smallest = min(unmasked, key=lambda one: one.members)
             facts = self._noise.facts(
-                len(smallest.vehicles),
-                len(smallest.summed),
-                self._run.update.minimum_cohort,
-                self._run.round,
-                self._rate,
+                smallest.terms.step,
+                survivors=smallest.uploads,
+                needed=uploads_needed(smallest.members, self._run.update.minimum_cohort),
+                rounds=self._run.round,
+                rate=self._rate,
             )
             return self._state.replace(spent=self._noise.spent_after(self._state.spent, facts))
+        if self._noise is not None or not done:
+            return self._state
         return self._state.replace(
             sum_sigma=max(
                 signal_sigma(one.decoded.rms, len(one.summed), one.terms.step) / one.weight

@@ -57,7 +57,7 @@ class NoisePlan:
         """
         signal = vehicles * first_sigma(self._clip_norm, self._padded_count)
         # Who is lost takes noise along; where nobody is, there is that much more of it.
-        excess = vehicles / _survivors(vehicles, minimum_cohort)
+        excess = vehicles / uploads_needed(vehicles, minimum_cohort)
         step = step_for(signal, self._modulus_bits)
         for _ in range(_ITERATIONS):
             noise = math.sqrt(self.variance(step) * excess) * step
@@ -76,24 +76,23 @@ class NoisePlan:
         return self._sensitivity(step).noise_variance(self._multiplier)
 
     def facts(
-        self, vehicles: int, survivors: int, minimum_cohort: int, rounds: RoundConfig, rate: float
+        self, step: float, *, survivors: int, needed: int, rounds: RoundConfig, rate: float
     ) -> RoundFacts:
-        """What a round of sums over so many vehicles does to the account.
+        """What a round does to the account.
 
         Args:
-            vehicles: In the smallest of the round's sums.
-            survivors: Of these, in the sum.
-            minimum_cohort: Of section [update].
+            step: Of the round's smallest sum.
+            survivors: Vehicles in it.
+            needed: Vehicles for which each of its members reckoned its part of the noise.
             rounds: How vehicles are drawn.
-            rate: Share of the fleet that takes part.
+            rate: Share of the fleet that is drawn, on average.
         """
-        step = self.step(vehicles, minimum_cohort)
         sampling = self._sampling(rounds, rate)
         return RoundFacts(
             sensitivity=self._sensitivity(step),
             noise_variance=self.variance(step),
             survivors=survivors,
-            minimum_survivors=_survivors(vehicles, minimum_cohort),
+            minimum_survivors=needed,
             sampling=sampling,
             rate=1.0 if sampling is Sampling.EVERYBODY else rate,
         )
@@ -128,6 +127,6 @@ class NoisePlan:
         return Sampling.WITHOUT_REPLACEMENT
 
 
-def _survivors(vehicles: int, minimum_cohort: int) -> int:
+def uploads_needed(vehicles: int, minimum_cohort: int) -> int:
     """Updates without which there is no sum."""
     return max(threshold(vehicles), minimum_cohort)

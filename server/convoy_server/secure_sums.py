@@ -66,6 +66,9 @@ class ShardSum:
         rejections: Whose message was refused, and why.
         culprits: Who dealt or sent wrong shares; their updates may be in the sum all the same.
         sigma: Deviation that the next attempt is ready for, for each unit of weight.
+        members: Vehicles in the roster of the last attempt.
+        uploads: Updates in the sum of the last attempt, applied or not.
+        opened: Whether a sum has been unmasked, applied or not.
         attempts: Sums that were tried.
         terms: Of the last attempt.
         decoded: The sum of the weighted updates; None where the shard was given up.
@@ -79,6 +82,9 @@ class ShardSum:
     summed: tuple[str, ...] = ()
     rejections: list[Rejection] = field(default_factory=list)
     culprits: tuple[str, ...] = ()
+    members: int = 0
+    uploads: int = 0
+    opened: bool = False
     attempts: int = 0
     terms: SumTerms = field(default_factory=SumTerms)
     decoded: DecodedSum | None = None
@@ -154,7 +160,7 @@ class _Attempt:
 
     Attributes:
         present: Who has answered properly so far.
-        wanted: Uploads without which it must not be unmasked; 0: the threshold decides.
+        wanted: Vehicles without which it must not be made; 0: the threshold decides.
     """
 
     shard: ShardSum
@@ -173,6 +179,15 @@ class _Attempt:
 
     def give_up(self, why: str) -> None:
         self.shard.why = why
+
+    def check_all_wanted(self) -> None:
+        """A sum made again needs all its vehicles: without one, the two would show that one.
+
+        Raises:
+            TooFewPeersError: Somebody is missing; the vehicles would refuse as well.
+        """
+        if len(self.present) < self.wanted:
+            raise TooFewPeersError("vehicles of a sum made again", len(self.present), self.wanted)
 
     def refuse(self, vehicle: str, error: RefusedReplyError) -> None:
         self.shard.rejections.append(Rejection(vehicle, error.reason, error.detail))
@@ -275,6 +290,8 @@ def _check_in(one: _Attempt, vehicle: str, reply: Message) -> None:
 
 
 def _roster(one: _Attempt) -> dict[str, bytes]:
+    one.check_all_wanted()
+    one.shard.members = len(one.present)
     return dict.fromkeys(one.present, one.aggregator.close_check_in(one.revocations))
 
 
@@ -283,15 +300,15 @@ def _share(one: _Attempt, vehicle: str, reply: Message) -> None:
 
 
 def _deliveries(one: _Attempt) -> dict[str, bytes]:
+    one.check_all_wanted()
     return one.aggregator.close_shares()
 
 
 def _unmask_request(one: _Attempt) -> dict[str, bytes]:
-    # An overflowed sum still shows something: without one of its vehicles, the next would show that one.
-    if len(one.present) < one.wanted:
-        raise TooFewPeersError("uploads after an overflow", len(one.present), one.wanted)
+    one.check_all_wanted()
     request = one.aggregator.close_uploads()
     one.shard.summed = tuple(sorted(one.present))
+    one.shard.uploads = len(one.present)
     return dict.fromkeys(one.present, request)
 
 
@@ -317,6 +334,7 @@ def _finish(one: _Attempt) -> None:
         return
     finally:
         shard.culprits = tuple(sorted(one.aggregator.culprits))
+    shard.opened = True
     one.lane_sum.subtract(masks_P)
     one.counters_C -= masks_C
     shard.counters = dict(zip(SUM_COUNTERS, map(int, one.counters_C), strict=True))

@@ -61,7 +61,7 @@ from convoy_server.downlink import (
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, FleetScore, check_evaluation, merge
 from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
-from convoy_server.noise import NoisePlan
+from convoy_server.noise import NoisePlan, uploads_needed
 from convoy_server.observer import RunObserver
 from convoy_server.optimizers.registry import optimizer_for
 from convoy_server.optimizers.server_optimizer import OptimizerState
@@ -141,6 +141,7 @@ class _RoundInProgress:
     too_few_items: str = ""
     sent_model: bytes = b""
     clip_norm: float | None = None
+    rate: float = 1.0
     train_loss: float | None = None
     score: FleetScore = field(default_factory=lambda: merge({}))
     evaluation_rejections: list[Rejection] = field(default_factory=list)
@@ -273,8 +274,8 @@ class FleetStrategy(Strategy):
         del config, arrays
         nodes = self._vehicles.nodes_by_name(grid.get_node_ids())
         state = begin(server_round, len(nodes), self._run.round)
+        rate = state.wanted / max(1, len(nodes))
         if self._run.round.sampling == "poisson":
-            rate = state.wanted / max(1, len(nodes))
             cohort = draw_poisson(
                 nodes,
                 rate,
@@ -292,6 +293,7 @@ class FleetStrategy(Strategy):
                 round_number=server_round,
                 purpose=Purpose.TRAIN,
             )
+            rate = len(cohort) / max(1, len(nodes))
         state = invite(state, cohort)
         asked = cohort if state.phase is Phase.TRAIN else ()
         checkpoint = self._directory.checkpoint
@@ -306,6 +308,7 @@ class FleetStrategy(Strategy):
             update_state=from_state_table(checkpoint.update_state),
             optimizer_state=checkpoint.optimizer_state,
             clip_norm=self._clip_norm(),
+            rate=rate,
         )
         messages, contents = self._messages(current, model, TRAIN, asked)
         current.intake = self._intake(current, contents)
@@ -330,6 +333,7 @@ class FleetStrategy(Strategy):
             return None, None
         settled = current.settled = current.intake.settle()
         current.update_uplink_bytes = sum(current.traffic.uplink.values())
+        current.update_state = current.update_state.replace(spent=settled.state.spent)
         current.state = unmasked(current.state, settled.summed, settled.rejections)
         if current.state.phase is not Phase.AGGREGATE:
             return None, None
@@ -430,7 +434,7 @@ class FleetStrategy(Strategy):
                 ask=lambda kind, requests: self._ask(current, kind, requests),
                 now=self._utc_now,
                 noise=self._noise,
-                rate=len(current.state.cohort) / max(1, len(current.nodes)),
+                rate=current.rate,
             )
         return SingleIntake(
             codec_on_wire(self._codec, self._run.update),
@@ -573,7 +577,13 @@ class FleetStrategy(Strategy):
         if shard < MIN_MEMBERS:
             return True
         minimum = self._run.update.minimum_cohort
-        planned = self._noise.facts(shard, shard, minimum, settings, wanted / fleet)
+        planned = self._noise.facts(
+            self._noise.step(shard, minimum),
+            survivors=shard,
+            needed=uploads_needed(shard, minimum),
+            rounds=settings,
+            rate=wanted / fleet,
+        )
         state = from_state_table(self._directory.checkpoint.update_state)
         if self._noise.affords(state.spent, planned):
             return True

@@ -15,21 +15,26 @@ from convoy_edge_client.errors import (
     RefusedInstructionsError,
     VehicleConfigError,
 )
-from convoy_edge_client.local_update import LocalUpdate, keep, noise_key, session_of
+from convoy_edge_client.local_update import LocalUpdate, keep, noise_key, opened, session_of
 from convoy_edge_client.secure_sum_handlers import check_in, contribution, share, unmask, upload
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_privacy.certificates import Role
-from convoy_privacy.errors import OutOfOrderError, RefusedTermsError, UntrustedPeerError
+from convoy_privacy.errors import (
+    BadRosterError,
+    OutOfOrderError,
+    RefusedTermsError,
+    UntrustedPeerError,
+)
 from convoy_privacy.fleet_authority import FleetAuthority
 from convoy_privacy.party import REVOCATIONS, save_party
 from convoy_privacy.secure_sum.aggregator import Aggregator
 from convoy_privacy.secure_sum.terms import parse_terms
 from convoy_protos.envelope import COUNTER_SCALE, SUM_COUNTERS, unpack
 from convoy_protos.errors import MalformedMessageError
-from convoy_protos.v1.secure_sum_pb2 import Roster, SumTerms, VehicleSession
+from convoy_protos.v1.secure_sum_pb2 import Roster, SumTerms, UnmaskRequest, VehicleSession
 
 PARAMETERS = 100
-CARS = 3
+CARS = 4
 COUNTER_BYTES = 8 * len(SUM_COUNTERS)
 FIELDS = {
     "run_id": "run",
@@ -465,3 +470,56 @@ def test_the_noise_of_a_sum_is_forgotten_with_its_secrets(fleet):
     assert len(set(keys)) == CARS
     for key, state in zip(keys, one.states, strict=True):
         assert key not in pickle.dumps(state)
+
+
+def open_to_two(fleet):
+    """The same vehicles, content with sums of two."""
+    return Fleet(fleet.authority, [replace(one, minimum_cohort=2) for one in fleet.vehicles])
+
+
+def without_the_last(fleet, states, **changes):
+    """A sum over all vehicles but one, with what they keep."""
+    fewer = Fleet(fleet.authority, fleet.vehicles[:-1])
+    return Sum(fewer, states[:-1], minimum_cohort=2, **changes)
+
+
+def test_a_sum_is_made_again_over_the_same_vehicles(fleet):
+    once = Sum(fleet).unmasked()
+    again = Sum(fleet, once.states, attempt=2, step=0.5).unmasked()
+    assert again.total()[1] == once.total()[1]
+
+
+def test_a_second_sum_without_one_vehicle_is_refused_by_the_others(fleet):
+    """The difference of the two sums would be that one's update."""
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        without_the_last(fleet, once.states, attempt=2).shared()
+
+
+def test_training_again_in_the_same_round_does_not_get_around_that(fleet):
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    for number, state in enumerate(once.states):
+        keep(an_update(number), state)
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        without_the_last(fleet, once.states, attempt=2).shared()
+
+
+def test_a_second_sum_that_lost_one_vehicle_is_not_opened(fleet):
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    again = Sum(fleet, once.states, minimum_cohort=2, attempt=2, step=0.5).uploaded()
+    request = UnmaskRequest.FromString(again.request)
+    request.uploaded[:] = [1, 2, 3]
+    request.lost[:] = [4]
+    with pytest.raises(BadRosterError, match="lacks a vehicle"):
+        unmask(request.SerializeToString(deterministic=True), again.states[0], fleet.vehicles[0])
+
+
+def test_another_round_begins_anew(fleet):
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    for number, state in enumerate(once.states):
+        keep(replace(an_update(number), round_number=an_update(number).round_number + 1), state)
+        assert opened(state) == b""

@@ -220,7 +220,7 @@ def test_without_one_of_its_vehicles_an_overflowed_sum_is_not_made_again(kind):
     spoil = {(kind, cars[1].name, 2): lambda _reply: None}
     (shard, other), fleet, _ = run_sums([cars, others], spoil=spoil)
 
-    assert_given_up(shard, "uploads after an overflow: 3, needed are 4")
+    assert_given_up(shard, "vehicles of a sum made again: 3, needed are 4")
     assert_summed(other, others)
     unmasked = [names for kind, names in fleet.asked if kind == UNMASK]
     assert len(unmasked) >= 2

@@ -14,7 +14,7 @@ under the same masks. An identical message gets the identical bytes again, so th
 # Shapes: P padded lanes, C counters.
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import numpy as np
@@ -44,7 +44,9 @@ from convoy_privacy.secure_sum.messages import (
     check_context,
     check_in_signed,
     check_length,
+    digest,
     encode,
+    listed,
     parse,
     shares_signed,
     unmask_signed,
@@ -285,6 +287,51 @@ def describe(session_bytes: bytes) -> tuple[Terms, int, bytes]:
         raise OutOfOrderError("there is no sum at this point")
     terms, context = _sum_of(session)
     return terms, session.slot, context
+
+
+def members_summed(session_bytes: bytes, request_bytes: bytes) -> bytes:
+    """Digest of whose updates are in the sum that an unmask request opens.
+
+    The caller keeps it for as long as it keeps the update: two sums over different vehicles show, as
+    their difference, who is in one of them only.
+    """
+    roster = Roster.FromString(VehicleSession.FromString(session_bytes).roster)
+    slots = parse(UnmaskRequest, request_bytes).uploaded
+    return _members_digest(roster.members[slot - 1].certificate for slot in slots)
+
+
+def check_same_members(opened: bytes, roster_bytes: bytes) -> None:
+    """Refuse another sum of an update over other vehicles than those of the sum opened before.
+
+    Args:
+        opened: From `members_summed`.
+        roster_bytes: Of the sum that begins.
+
+    Raises:
+        BadRosterError: Somebody is missing or new.
+    """
+    roster = parse(Roster, roster_bytes)
+    if _members_digest(member.certificate for member in roster.members) != opened:
+        raise BadRosterError(
+            "a second sum of the same update is over other vehicles: the difference would show one"
+        )
+
+
+def check_nobody_lost(session_bytes: bytes, request_bytes: bytes) -> None:
+    """Refuse to open a second sum of an update without one of its vehicles.
+
+    Raises:
+        BadRosterError: Somebody is missing.
+    """
+    roster = Roster.FromString(VehicleSession.FromString(session_bytes).roster)
+    if len(parse(UnmaskRequest, request_bytes).uploaded) != len(roster.members):
+        raise BadRosterError(
+            "a second sum of the same update lacks a vehicle: the difference would show it"
+        )
+
+
+def _members_digest(certificates: Iterable[bytes]) -> bytes:
+    return digest("convoy members/1", listed(certificates))
 
 
 def uploads_needed(session_bytes: bytes) -> int:
