@@ -53,8 +53,8 @@ TRAINING = {
     "adamw": TrainingConfig(optimizer="adamw", learning_rate=0.001, local_epochs=3),
     "sgd": TrainingConfig(optimizer="sgd", learning_rate=0.03, local_epochs=3),
 }
-MODULUS_BITS = (2, 3, 4, 6, 8)
-STEPS = (0.5, 1.0, 2.0, 4.0)
+MODULUS_BITS = (2, 3, 4, 5, 6, 8)
+STEPS = (0.5, 0.75, 1.0, 2.0, 4.0)
 MILLION = 1_000_000
 SEED = bytes(range(32))
 

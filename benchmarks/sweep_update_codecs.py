@@ -56,6 +56,8 @@ UPDATES: dict[str, Table] = {
 }
 ACCURACY_BAR = 0.01
 UPLINK_BARS = {"masked": 1 / 5, "sealed": 1 / 25}
+SHOWN_BELOW = 0.06
+"""How far below float32 the plot goes."""
 COLOURS = {"masked": "#1f6fb4", "sealed": "#c2571a", "float16": "#777777"}
 
 
@@ -401,7 +403,14 @@ def draw(task: str, rows: Sequence[Row], path: Path) -> None:
                 axes.vlines(x, min(seeds), max(seeds), color=colour, alpha=0.5)
                 axes.plot([x] * len(seeds), seeds, ".", color=colour, markersize=4, alpha=0.6)
                 setting = row.update.partition(", ")[2].removeprefix("step ").removesuffix(" bits")
-                axes.annotate(setting, (x, y), xytext=(5, 5), textcoords="offset points")
+                beyond = y < level - SHOWN_BELOW  # a failure; how deep it goes would hide the rest
+                axes.annotate(
+                    f"{setting} ↓ {y:.2f}" if beyond else setting,
+                    (x, max(y, level - SHOWN_BELOW)),
+                    xytext=(5, 12 if beyond else 5),
+                    textcoords="offset points",
+                )
+        axes.set_ylim(level - SHOWN_BELOW, level + SHOWN_BELOW / 2)
         axes.set_xscale("log")
         ticks = (5, 10, 20, 50, 100, 200, 500)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -7,6 +7,7 @@ rounds, or whose process is new for every message, needs no whole model again.
 # Shapes: N parameters.
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,8 @@ from convoy_protos.flower_messages import read_model, read_model_delta
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 
 MODELS_FOLDER: Final = "models"
-_KEPT: Final = 4
+_KEPT: Final = 16
+"""Simulated runs that share a cache share this folder, and let go of each other's models."""
 _DIGEST_BYTES: Final = 32
 
 Float32Vector = NDArray[np.float32]
@@ -44,6 +46,12 @@ class ModelStore:
         except (FileNotFoundError, ValueError):
             return None
         return model_N if model_digest(model_N) == digest else None
+
+    def used(self, digest: bytes, model_N: Float32Vector) -> None:
+        """Note that a model is the vehicle's newest, though it was here before."""
+        self._recent[digest] = self._recent.pop(digest, model_N)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._file(digest))
 
     def put(self, digest: bytes, model_N: Float32Vector) -> None:
         """Keep a model whose digest was checked, and let the oldest go."""
@@ -87,6 +95,7 @@ def received_model(
         raise RefusedInstructionsError("the digest announced for the global model is none")
     known_N = store.get(instructions.model_digest)
     if known_N is not None:
+        store.used(instructions.model_digest, known_N)
         return known_N
     if not instructions.base_digest:
         model_N = read_model(content)

@@ -62,9 +62,16 @@ def invitations(wanted: int, over_selection: float, fleet_size: int) -> int:
 
 
 def into_shards(
-    vehicles: Collection[str], shard_size: int, *, seed: int, round_number: int
+    vehicles: Collection[str],
+    shard_size: int,
+    *,
+    seed: int,
+    round_number: int,
+    minimum: int = 1,
 ) -> list[tuple[str, ...]]:
     """Cut vehicles into as few shards of at most `shard_size` as it takes, equal up to one vehicle.
+
+    Where that would leave a shard with fewer than `minimum`, there are fewer and larger ones.
 
     Who is with whom is drawn anew each round; the order in which the vehicles came does not matter.
     """
@@ -72,4 +79,6 @@ def into_shards(
         vehicles, len(vehicles), seed=seed, round_number=round_number, purpose=Purpose.SHARD
     )
     count = math.ceil(len(drawn) / shard_size)
+    if count > 1 and len(drawn) // count < minimum:
+        count = max(1, len(drawn) // minimum)
     return [tuple(sorted(drawn[start::count])) for start in range(count)]

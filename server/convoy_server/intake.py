@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 NORM_WITHOUT_A_BOUND = 10.0
 """Updates are expected to be shorter in the first masked sum of a run that does not clip them."""
 
+_NOTHING = 1e-12
+"""Parameter units: updates this small change no model."""
 _SEALING_OVERHEAD = 4096
 """More than any suite adds to what it seals."""
 
@@ -212,6 +214,7 @@ class MaskedIntake:
             update.shard_size,
             seed=self._run.seed,
             round_number=self._expected.round_number,
+            minimum=update.minimum_cohort,
         )
         sums = run_secure_sums(
             shards,
@@ -302,15 +305,18 @@ class MaskedIntake:
                 rate=self._rate,
             )
             return self._state.replace(spent=self._noise.spent_after(self._state.spent, facts))
-        if self._noise is not None or not done:
+        if self._noise is not None or not unmasked:
             return self._state
-        return self._state.replace(
-            sum_sigma=max(
-                signal_sigma(one.decoded.rms, len(one.summed), one.terms.step) / one.weight
-                for one in done
-                if one.decoded is not None
-            )
+        if not done:
+            # Every sum overflowed: the next round begins with the range that this one ended with.
+            return self._state.replace(sum_sigma=max(one.sigma for one in unmasked))
+        sigma = max(
+            signal_sigma(one.decoded.rms, len(one.summed), one.terms.step) / one.weight
+            for one in done
+            if one.decoded is not None
         )
+        # A sum of nothing says nothing about the next one.
+        return self._state.replace(sum_sigma=sigma if sigma > _NOTHING else None)
 
     def _clipped_share(self, done: Sequence[ShardSum]) -> float | None:
         if self._state.clip_norm is None or self._noise is not None:

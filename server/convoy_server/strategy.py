@@ -333,7 +333,13 @@ class FleetStrategy(Strategy):
             return None, None
         settled = current.settled = current.intake.settle()
         current.update_uplink_bytes = sum(current.traffic.uplink.values())
-        current.update_state = current.update_state.replace(spent=settled.state.spent)
+        # What was opened is spent, and what overflowed is known, also where the round is abandoned.
+        current.update_state = current.update_state.replace(
+            spent=settled.state.spent,
+            sum_sigma=(
+                current.update_state.sum_sigma if settled.aggregate else settled.state.sum_sigma
+            ),
+        )
         current.state = unmasked(current.state, settled.summed, settled.rejections)
         if current.state.phase is not Phase.AGGREGATE:
             return None, None

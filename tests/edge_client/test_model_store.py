@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from flwr.app import RecordDict
 
 from convoy_compression.errors import CorruptPayloadError
 from convoy_compression.update.model_delta import apply_delta, encode_delta
@@ -173,7 +174,7 @@ def file_of(_store, folder):
 
 
 def test_the_oldest_models_are_discarded(tmp_path):
-    models_N = [a_model(seed) for seed in range(7)]
+    models_N = [a_model(seed) for seed in range(19)]
     store = ModelStore(tmp_path)
     for age_s, model_N in enumerate(models_N):
         store.put(digest_of(model_N), model_N)
@@ -181,8 +182,21 @@ def test_the_oldest_models_are_discarded(tmp_path):
 
     later = ModelStore(tmp_path)
     kept = [later.get(digest_of(model_N)) is not None for model_N in models_N]
-    assert kept == [False, False, False, True, True, True, True]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert kept == [False] * 3 + [True] * 16
+    assert len(list(tmp_path.iterdir())) == 16
+
+
+def test_a_model_in_use_is_not_the_oldest(tmp_path):
+    """Another run that shares the folder must not push it out."""
+    first_N = a_model(0)
+    store = ModelStore(tmp_path)
+    store.put(digest_of(first_N), first_N)
+    os.utime(tmp_path / f"{digest_of(first_N).hex()}.f32", (1, 1))
+    instructions = RoundInstructions(model_digest=digest_of(first_N))
+    received_model(RecordDict(), instructions, store)
+    for seed in range(1, 16):
+        store.put(digest_of(a_model(seed)), a_model(seed))
+    assert ModelStore(tmp_path).get(digest_of(first_N)) is not None
 
 
 def test_memory_holds_two_models(tmp_path):

@@ -175,3 +175,21 @@ def test_shards_do_not_follow_the_draw_of_the_cohort():
 
 def test_of_nobody_there_are_no_shards():
     assert shards_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("vehicles", "shard_size", "minimum", "sizes"),
+    [
+        (7, 3, 3, [3, 4]),  # three shards would leave two of two
+        (6, 3, 3, [3, 3]),
+        (2, 3, 3, [2]),  # too few for any sum; that is for the sum to say
+        (100, 50, 30, [50, 50]),
+    ],
+)
+def test_no_shard_is_left_below_the_minimum_where_fewer_would_do(
+    vehicles, shard_size, minimum, sizes
+):
+    names = [f"car{number}" for number in range(vehicles)]
+    shards = into_shards(names, shard_size, seed=1, round_number=1, minimum=minimum)
+    assert sorted(map(len, shards)) == sizes
+    assert sorted(name for shard in shards for name in shard) == sorted(names)

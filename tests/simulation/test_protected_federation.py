@@ -336,6 +336,25 @@ def test_clipping_follows_the_fleet(small_fleet, masked_nodes, tmp_path):
     assert second["clip_norm"] == pytest.approx(0.001 * np.exp(0.2 * 0.5))
 
 
+@pytest.mark.slow
+def test_a_range_that_was_too_small_in_every_attempt_is_larger_in_the_next_round(
+    small_fleet, masked_nodes, tmp_path
+):
+    """The bound says so little that a range from it overflows at once."""
+    run = small_run(update=replace(MASKED, max_attempts=1), rounds=9, max_abandoned_in_a_row=9)
+    training = replace(run.training, learning_rate=0.05)
+    privacy = replace(run.privacy, clip_norm=None)
+    run = replace(run, training=training, privacy=privacy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convoy_server.intake.NORM_WITHOUT_A_BOUND", 0.001)
+        run_small_federation(small_fleet, run, tmp_path, nodes=masked_nodes)
+
+    outcomes = [line["outcome"] for line in round_lines(tmp_path)]
+    assert outcomes[0] == "abandoned"
+    assert outcomes[-1] == "done"
+    assert "overflowed" in round_lines(tmp_path)[0]["abandoned_because"]
+
+
 def private_run(**privacy):
     run = small_run(update=replace(MASKED, modulus_bits=16))
     own = replace(run.privacy, clip_norm=0.5, noise_multiplier=0.5, **privacy)

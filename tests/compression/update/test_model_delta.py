@@ -65,7 +65,7 @@ def test_the_whole_model_is_sent_where_a_delta_would_not_do(new, base):
     assert encode_delta(np.array(new, np.float32), np.array(base, np.float32), 0.25) is None
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(models, st.sampled_from([1e-3, 0.25, 1.0]))
 def test_any_two_models_make_a_delta_that_can_be_applied_or_none(pair, factor):
     new_N, base_N = pair
