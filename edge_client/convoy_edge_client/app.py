@@ -16,7 +16,7 @@ from convoy_driving.data_config import DataConfig
 from convoy_edge_client import secure_sum_handlers
 from convoy_edge_client.evaluation_handler import held_back_counts
 from convoy_edge_client.instructions import read_settings
-from convoy_edge_client.local_update import LocalUpdate, keep
+from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
 from convoy_edge_client.profile_handler import profile_of
 from convoy_edge_client.training_handler import trained_update
@@ -106,6 +106,7 @@ def _train(
     if protection_of(instructions.codec) is Protection.MASKED:
         keep(update, state)
         return trained_content(_notice(update, vehicle))
+    drop(state)
     digest = instructions_digest(content)
     return update_content(single_update(update, instructions, digest, settings, vehicle))
 

@@ -101,6 +101,20 @@ def load(vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
     return load_vehicle(vehicle.vehicle_id, vehicle.recording_paths, data, vehicle.cache_path)
 
 
+def check_sum_size(update: UpdateConfig, vehicle_count: int) -> None:
+    """Refuse a fleet that is too small for a masked sum: every round would be abandoned.
+
+    Raises:
+        UsageError: Says how many it takes and what else there is.
+    """
+    masked = protection_of(update.wire_name) is Protection.MASKED
+    if masked and vehicle_count < update.minimum_cohort:
+        raise UsageError(
+            f"[update] minimum_cohort: a masked sum takes {update.minimum_cohort} vehicles, and there "
+            f'are {vehicle_count}: name more recordings, or hide nothing with codec = "float32"'
+        )
+
+
 def write_vehicle_files(
     vehicles: Sequence[VehicleConfig], folder: Path, update: UpdateConfig
 ) -> list[Path]:

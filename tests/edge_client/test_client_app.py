@@ -16,8 +16,9 @@ from convoy_driving.evaluation import evaluate, torch_predictor
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import flatten, schema_of, unflatten
 from convoy_edge_client.app import make_client_app
-from convoy_edge_client.errors import RefusedInstructionsError
+from convoy_edge_client.errors import NoUpdateKeptError, RefusedInstructionsError
 from convoy_edge_client.instructions import check_digest, check_schema, read_settings
+from convoy_edge_client.local_update import kept
 from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.envelope import UPDATE_METRICS, unpack
@@ -27,10 +28,16 @@ from convoy_protos.flower_messages import (
     model_array,
     read_evaluation,
     read_profile,
+    read_trained,
     read_update,
 )
 from convoy_protos.settings import to_table
-from convoy_protos.v1.federation_pb2 import RoundInstructions
+from convoy_protos.v1.federation_pb2 import (
+    Evaluation,
+    RoundInstructions,
+    Trained,
+    VehicleProfile,
+)
 from convoy_simulation.flower_internals import make_context, server_identity
 
 MODEL = ModelConfig(width=0.2)
@@ -209,6 +216,73 @@ def test_a_profile_tells_who_is_there_and_how_much_it_could_train_on(small_fleet
     assert profile.vehicle_id == "car1"
     assert profile.train_examples == sum(profile.class_examples) > 0
     assert all(profile.class_examples)
+
+
+@pytest.fixture
+def own_context(small_fleet, tmp_path):
+    """A node of car1 with a few lines of its own in its configuration."""
+
+    def context(**own):
+        table = json.loads(small_fleet.vehicles["car1"].read_text())
+        (tmp_path / "own.json").write_text(json.dumps({**table, **own}))
+        run = json.dumps({"data": to_table(DATA)})
+        return make_context(5, {"vehicle-config": str(tmp_path / "own.json")}, {"convoy-run": run})
+
+    return context
+
+
+def test_an_update_for_a_masked_sum_stays_and_only_its_notice_goes(ask, own_context, network):
+    context = own_context(least_protection="masked")
+
+    content = ask("train", context=context, codec="masked/1")
+
+    notice, update = read_trained(content), kept(context.state)
+    assert set(content) == {"trained"}
+    assert (notice.run_id, notice.round, notice.vehicle_id) == ("run-1", 2, "car1")
+    assert notice.schema_digest == schema_of(network).digest
+    assert notice.example_count == update.example_count > 0
+    assert dict(notice.metrics) == {"train_loss": update.train_loss}
+    assert update.update_N.tobytes() == trained(ask, context=own_context())[1].tobytes()
+
+
+def test_a_vehicle_that_withholds_its_figures_names_none_of_them(ask, own_context):
+    context = own_context(metrics="withheld")
+
+    notice = read_trained(ask("train", context=context, codec="masked/1"))
+    evaluation = read_evaluation(ask("evaluate", context=context))
+    with server_identity():
+        reply = make_client_app()(Message(RecordDict(), 5, "query.profile"), context)
+
+    assert notice == Trained(
+        run_id="run-1", round=2, vehicle_id="car1", schema_digest=notice.schema_digest
+    )
+    assert evaluation == Evaluation(run_id="run-1", round=2, vehicle_id="car1", withheld=True)
+    assert read_profile(reply.content) == VehicleProfile(vehicle_id="car1")
+    assert kept(context.state).example_count > 0  # told in the masked sum
+
+
+@pytest.mark.parametrize(
+    ("least", "codec"), [("masked", "sealed/1"), ("masked", "float32/1"), ("sealed", "float16/1")]
+)
+def test_a_vehicle_does_not_even_train_for_a_codec_that_protects_too_little(
+    ask, own_context, least, codec
+):
+    context = own_context(least_protection=least)
+
+    with pytest.raises(RefusedInstructionsError, match="least_protection"):
+        ask("train", context=context, codec=codec)
+
+    assert not context.state
+
+
+def test_a_round_without_masks_leaves_nothing_of_the_masked_one_before(ask, own_context):
+    """What is over: its update and its secrets are of no use but to a thief."""
+    context = own_context()
+    ask("train", context=context, codec="masked/1")
+    ask("train", context=context, round=3)
+
+    with pytest.raises(NoUpdateKeptError):
+        kept(context.state)
 
 
 @pytest.mark.parametrize("run", ["{", "[]", '{"model": {}}'])

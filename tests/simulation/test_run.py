@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from small_fleet import record_small_tub
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
@@ -44,6 +45,7 @@ def scenario(**sections) -> Scenario:
         "model": ModelConfig(name="slim", width=0.5),
         "training": TrainingConfig(batch_size=16),
         "round": RoundConfig(rounds=2),
+        "update": UpdateConfig(minimum_cohort=2),  # masked, as where nobody says otherwise
         "release": OPEN_GATES,
         "closed_loop": ClosedLoopConfig(track_seeds=(1,), max_s=2.0, workers=1),
     }
@@ -90,8 +92,11 @@ def test_a_simulated_fleet_leaves_every_file_of_the_contract(tmp_path):
     }
     update = written["update"]
     assert update["float32_bytes"] == 4 * written["fleet"]["parameters"]
-    uplink_bytes = [line["uplink_bytes"] for line in written["rounds"]]
-    assert all(2 * update["bytes"] <= sent <= 2 * update["bytes"] + 1000 for sent in uplink_bytes)
+    assert update["codec"] == "masked/1"
+    assert update["bytes"] < 0.5 * update["float32_bytes"]
+    # Four updates, of which the first two were summed twice; beside them what vehicles say of their laps.
+    uplink_bytes = sum(line["uplink_bytes"] for line in written["rounds"])
+    assert 4 * update["bytes"] <= uplink_bytes <= 4 * update["bytes"] + 1000
 
     driven = evaluate_on_roads(
         out / "release" / "model.int8.onnx", ClosedLoopConfig(track_seeds=(1,), max_s=1.0)
@@ -165,6 +170,7 @@ def test_a_directory_with_a_run_is_not_written_over_by_mistake(tubs, tmp_path):
         baselines=BaselineConfig(enabled=False),
         release=ReleaseConfig(enabled=False),
         round=RoundConfig(rounds=1),
+        update=UpdateConfig(codec="float32"),
     )
     plan = SimulationPlan(
         out=tmp_path / "run", cache_dir=tmp_path / "cache", recordings=[tubs / "car0"]
@@ -172,3 +178,12 @@ def test_a_directory_with_a_run_is_not_written_over_by_mistake(tubs, tmp_path):
     simulate(bare, plan, SilentObserver())
     with pytest.raises(UsageError, match="--overwrite"):
         simulate(bare, plan, SilentObserver())
+
+
+def test_one_recording_is_too_few_for_masks_and_nothing_is_run(tubs, tmp_path):
+    plan = SimulationPlan(
+        out=tmp_path / "run", cache_dir=tmp_path / "cache", recordings=[tubs / "car0"]
+    )
+    with pytest.raises(UsageError, match="minimum_cohort"):
+        simulate(scenario(), plan, SilentObserver())
+    assert not (tmp_path / "run").exists()

@@ -17,6 +17,7 @@ from convoy_simulation.fleet import FleetConfig, VehicleOverride
 from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter
 from convoy_simulation.vehicles import (
     AGGREGATOR,
+    check_sum_size,
     decode,
     load,
     recorded_vehicles,
@@ -99,3 +100,24 @@ def test_the_files_that_are_written_are_the_vehicles_that_were_given(tubs, tmp_p
     listed = json.loads((tmp_path / "out" / "fleet" / "fleet.json").read_text())
     assert listed == ["car0.json", "car1.json", "parked.json"]
     assert len(load(found[1], SMALL).steering_N) == 60
+
+
+@pytest.mark.parametrize(
+    ("codec", "minimum", "vehicles", "enough"),
+    [
+        ("masked", 3, 3, True),
+        ("masked", 3, 2, False),
+        ("masked", 2, 2, True),  # each of the two learns the other's update
+        ("sealed", 3, 1, True),  # nothing is summed under masks
+        ("float32", 3, 1, True),
+    ],
+)
+def test_a_fleet_too_small_for_a_masked_sum_is_refused_with_the_way_out(
+    codec, minimum, vehicles, enough
+):
+    update = UpdateConfig(codec=codec, minimum_cohort=minimum)
+    if enough:
+        check_sum_size(update, vehicles)
+        return
+    with pytest.raises(UsageError, match=r"takes 3 vehicles, and there are 2: .*float32"):
+        check_sum_size(update, vehicles)
