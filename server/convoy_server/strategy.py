@@ -16,11 +16,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -39,7 +36,6 @@ from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
     EVALUATE,
     TRAIN,
-    content_bytes,
     instructions_digest,
     model_array,
     read_evaluation,
@@ -59,7 +55,7 @@ from convoy_server.downlink import (
     step_to,
 )
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
-from convoy_server.evaluation import CheckedEvaluation, FleetScore, check_evaluation, merge
+from convoy_server.evaluation import CheckedEvaluation, check_evaluation, merge
 from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
 from convoy_server.noise import NoisePlan, uploads_needed
 from convoy_server.observer import RunObserver
@@ -68,11 +64,11 @@ from convoy_server.optimizers.server_optimizer import OptimizerState
 from convoy_server.polling_grid import streaming
 from convoy_server.robust.canary import CanaryScore, judge
 from convoy_server.robust.registry import min_items
-from convoy_server.round_log import RoundRecord, VehicleBytes, line_digest, to_line
+from convoy_server.round_in_progress import RoundInProgress, audit_event, round_record
+from convoy_server.round_log import RoundRecord, to_line
 from convoy_server.rounds import (
     Phase,
     Rejection,
-    RoundState,
     accept,
     begin,
     begin_with,
@@ -81,7 +77,6 @@ from convoy_server.rounds import (
     reject,
     stop_waiting,
     unmasked,
-    why_abandoned,
 )
 from convoy_server.run_config import KEYS_KEY, RunConfig
 from convoy_server.run_directory import RunDirectory, model_digest
@@ -97,55 +92,6 @@ Canary = Callable[[Float32Vector], CanaryScore]
 """How a global model does on the server's own frames."""
 
 _NODE_POLL_S = 0.2
-
-
-@dataclass(slots=True)
-class _Traffic:
-    """Bytes of the messages' contents in one round, by vehicle."""
-
-    uplink: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    downlink: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-    def came(self, vehicle: str, reply: Message) -> None:
-        self.uplink[vehicle] += content_bytes(reply.content) if reply.has_content() else 0
-
-    def goes(self, vehicle: str, content: RecordDict) -> None:
-        self.downlink[vehicle] += content_bytes(content)
-
-    def by_vehicle(self) -> dict[str, VehicleBytes]:
-        return {
-            name: VehicleBytes(uplink=self.uplink[name], downlink=self.downlink[name])
-            for name in sorted(set(self.uplink) | set(self.downlink))
-        }
-
-
-@dataclass(slots=True)
-class _RoundInProgress:
-    """What one round has gathered so far; lives from configure_train to the checkpoint."""
-
-    state: RoundState
-    expected: Expectation
-    addresses: Addresses
-    names: Mapping[int, str]
-    nodes: Mapping[str, int]
-    model: PublishedModel
-    update_state: UpdateState
-    optimizer_state: OptimizerState
-    intake: Intake | None = None
-    settled: Settled | None = None
-    traffic: _Traffic = field(default_factory=_Traffic)
-    models_sent: int = 0
-    replies: int = 0
-    update_uplink_bytes: int = 0
-    rolled_back: str = ""
-    too_few_items: str = ""
-    sent_model: bytes = b""
-    clip_norm: float | None = None
-    rate: float = 1.0
-    train_loss: float | None = None
-    score: FleetScore = field(default_factory=lambda: merge({}))
-    evaluation_rejections: list[Rejection] = field(default_factory=list)
-    evaluation_lost: tuple[str, ...] = ()
 
 
 class FleetStrategy(Strategy):
@@ -202,7 +148,7 @@ class FleetStrategy(Strategy):
         self._optimizer = optimizer_for(run.round)
         self._vehicles = VehicleDirectory(run.round.max_examples)
         self._scored_model = _last_round_is_scored(directory.records())
-        self._open: _RoundInProgress | None = None
+        self._open: RoundInProgress | None = None
 
     @property
     def examples(self) -> dict[str, int]:
@@ -298,7 +244,7 @@ class FleetStrategy(Strategy):
         asked = cohort if state.phase is Phase.TRAIN else ()
         checkpoint = self._directory.checkpoint
         model = _published(checkpoint)
-        self._open = current = _RoundInProgress(
+        self._open = current = RoundInProgress(
             state=state,
             expected=self._expectation(server_round),
             addresses=Addresses(()),
@@ -427,7 +373,7 @@ class FleetStrategy(Strategy):
             self._codec,
         )
 
-    def _intake(self, current: _RoundInProgress, contents: Mapping[str, RecordDict]) -> Intake:
+    def _intake(self, current: RoundInProgress, contents: Mapping[str, RecordDict]) -> Intake:
         """Where this round's replies go."""
         if protection_of(self._codec) is Protection.MASKED:
             assert self._keys is not None  # noqa: S101 - checked when built
@@ -453,7 +399,7 @@ class FleetStrategy(Strategy):
         )
 
     def _ask(
-        self, current: _RoundInProgress, kind: str, contents: Mapping[str, RecordDict]
+        self, current: RoundInProgress, kind: str, contents: Mapping[str, RecordDict]
     ) -> Iterator[tuple[str, Message]]:
         """One exchange of the secure sums; see convoy_server.secure_sums."""
         assert self._grid is not None  # noqa: S101 - `start` sets it
@@ -477,7 +423,7 @@ class FleetStrategy(Strategy):
                 self._observer.phase("secure sum", answered, len(messages))
                 yield name, reply
 
-    def _take_update(self, reply: Message, current: _RoundInProgress, intake: Intake) -> None:
+    def _take_update(self, reply: Message, current: RoundInProgress, intake: Intake) -> None:
         """Take one reply in or count it as rejected."""
         number = current.state.number
         vehicle = _sender(reply, current)
@@ -502,7 +448,7 @@ class FleetStrategy(Strategy):
     def _take_evaluation(
         self,
         reply: Message,
-        current: _RoundInProgress,
+        current: RoundInProgress,
         checked: dict[str, CheckedEvaluation],
         answered: set[str],
     ) -> None:
@@ -534,7 +480,7 @@ class FleetStrategy(Strategy):
         answered.add(vehicle)
 
     def _step(
-        self, current: _RoundInProgress, aggregate: Aggregate | None
+        self, current: RoundInProgress, aggregate: Aggregate | None
     ) -> tuple[PublishedModel, OptimizerState] | None:
         """The next global model; None where there is none, it is not finite, or it collapses."""
         if aggregate is None:
@@ -613,7 +559,7 @@ class FleetStrategy(Strategy):
         )
 
     def _messages(
-        self, current: _RoundInProgress, model: PublishedModel, kind: str, vehicles: Sequence[str]
+        self, current: RoundInProgress, model: PublishedModel, kind: str, vehicles: Sequence[str]
     ) -> tuple[list[Message], dict[str, RecordDict]]:
         """One message a vehicle; the content is the same object for all that need the same."""
         number = current.state.number
@@ -674,7 +620,7 @@ class FleetStrategy(Strategy):
             max_examples=self._run.round.max_examples,
         )
 
-    def _current(self, number: int) -> _RoundInProgress:
+    def _current(self, number: int) -> RoundInProgress:
         if self._open is None or self._open.state.number != number:
             raise ValueError(f"round {number} has not been configured")
         return self._open
@@ -695,7 +641,7 @@ class FleetStrategy(Strategy):
                 )
             self._sleep(_NODE_POLL_S)
 
-    def _next_checkpoint(self, current: _RoundInProgress) -> Checkpoint:
+    def _next_checkpoint(self, current: RoundInProgress) -> Checkpoint:
         """The run after this round, without the round's line."""
         last, settings = self._directory.checkpoint, self._run.round
         done = current.state.phase is Phase.DONE
@@ -725,13 +671,13 @@ class FleetStrategy(Strategy):
     def _commit(self, number: int, wall_s: float) -> RoundRecord:
         """Put the round on disk."""
         current = self._current(number)
-        record = _record(current, wall_s, self._sent.size, self._schema.parameter_count)
+        record = round_record(current, wall_s, self._sent.size, self._schema.parameter_count)
         if self._noise is not None:
             spent = self._noise.epsilon(current.update_state.spent)
             record = dataclasses.replace(record, epsilon=spent)
         line = to_line(record)
         checkpoint = dataclasses.replace(
-            self._next_checkpoint(current), round_line=line, round_event=_event(current, line)
+            self._next_checkpoint(current), round_line=line, round_event=audit_event(current, line)
         )
         self._directory.commit(checkpoint)
         self._open = None
@@ -809,7 +755,7 @@ def _published(checkpoint: Checkpoint) -> PublishedModel:
     )
 
 
-def _sender(reply: Message, current: _RoundInProgress) -> str:
+def _sender(reply: Message, current: RoundInProgress) -> str:
     node = current.addresses.node_of(reply)
     return "unknown" if node is None else current.names.get(node, f"node-{node}")
 
@@ -819,77 +765,6 @@ def _refuse_stranger(vehicle: str, answered: Iterable[str]) -> None:
         raise RefusedReplyError("malformed", "the reply belongs to no message of this round")
     if vehicle in answered:
         raise RefusedReplyError("replayed", "the second reply in this round")
-
-
-def _record(
-    current: _RoundInProgress, wall_s: float, sent_parameters: int, parameters: int
-) -> RoundRecord:
-    """The round's line."""
-    state, score, settled = current.state, current.score, current.settled
-    done = state.phase is Phase.DONE
-    traffic = current.traffic.by_vehicle()
-    return RoundRecord(
-        round=state.number,
-        outcome="done" if done else "abandoned",
-        abandoned_because=None if done else _why_abandoned(current),
-        invited=len(state.cohort),
-        completed=len(state.accepted),
-        lost=len(state.lost),
-        surplus=len(state.surplus),
-        rejected=dict(sorted(Counter(one.reason for one in state.rejections).items())),
-        uplink_bytes=sum(one.uplink for one in traffic.values()),
-        downlink_bytes=sum(one.downlink for one in traffic.values()),
-        update_uplink_bytes=current.update_uplink_bytes,
-        update_parameters=sent_parameters,
-        float32_uplink_bytes=4 * sent_parameters * current.replies,
-        float32_downlink_bytes=4 * parameters * current.models_sent,
-        bytes_by_vehicle=traffic,
-        wall_s=round(wall_s, 3),
-        train_loss=current.train_loss,
-        balanced_accuracy=score.balanced_accuracy,
-        accuracy=score.accuracy,
-        throttle_mae=score.throttle_mae,
-        clip_norm=current.clip_norm,
-        clipped_share=settled.clipped_share if settled else None,
-        shards=settled.shards if settled else (),
-        left_out=settled.aggregate.left_out if settled and settled.aggregate else (),
-        rolled_back=current.rolled_back or None,
-        rejections=state.rejections,
-        lost_vehicles=state.lost,
-        evaluation_rejections=tuple(current.evaluation_rejections),
-        evaluation_lost=current.evaluation_lost,
-        per_vehicle=score.per_vehicle,
-    )
-
-
-def _why_abandoned(current: _RoundInProgress) -> str:
-    """One line for the user."""
-    if current.rolled_back:
-        return f"rolled back: {current.rolled_back}"
-    if current.too_few_items:
-        return current.too_few_items
-    shards = current.settled.shards if current.settled else ()
-    given_up = [
-        f"shard {number}: {shard.given_up}"
-        for number, shard in enumerate(shards)
-        if shard.given_up is not None
-    ]
-    return "; ".join([why_abandoned(current.state), *given_up])
-
-
-def _event(current: _RoundInProgress, line: str) -> dict[str, Any]:
-    state = current.state
-    return {
-        "kind": "round",
-        "round": state.number,
-        "outcome": state.phase.value,
-        "cohort": list(state.cohort),
-        "accepted": list(state.accepted),
-        "rejected": [[one.vehicle, one.reason] for one in state.rejections],
-        "lost": list(state.lost),
-        "model_sha256": current.model.digest.hex(),
-        "record_sha256": line_digest(line),
-    }
 
 
 def _last_round_is_scored(records: list[RoundRecord]) -> bool:
