@@ -1,4 +1,4 @@
-"""Run a small federation in Flower's own simulation: `python ray_federation.py FLEET.json OUT`.
+"""Run a small federation in Flower's own simulation: `python ray_federation.py FLEET.json RUN.json OUT`.
 
 A program of its own, because Ray leaves its marks on the process that starts it.
 """
@@ -8,25 +8,26 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import ray
 from flwr.app import Context
 from flwr.simulation import run_simulation
-from small_federation import small_run
 
 from convoy_edge_client.app import app as client_app
 from convoy_server.app import app as server_app
-from convoy_server.run_config import run_config_to_json
+from convoy_simulation.vehicles import AGGREGATOR
 
 VEHICLES = 3
 
 
-def main(fleet_file: str, out: str) -> None:
-    """Run the two apps, exactly as they are installed, for two rounds."""
+def main(fleet_file: str, run_file: str, out: str) -> None:
+    """Run the two apps, exactly as they are installed; the server's keys lie beside the fleet."""
     run_config = {
-        "convoy-run": run_config_to_json(small_run()),
+        "convoy-run": Path(run_file).read_text(),
         "convoy-out": out,
         "convoy-fleet": fleet_file,
+        "convoy-keys": str(Path(fleet_file).parent / AGGREGATOR),
     }
 
     # run_simulation has no argument for a run configuration; `flwr run` has, but leaves a daemon.
