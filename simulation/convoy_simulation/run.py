@@ -16,7 +16,7 @@ from flwr.app import UserConfig
 
 from convoy_driving.parameters import load_parameters
 from convoy_edge_client.vehicle_config import NODE_CONFIG_KEY, VehicleConfig
-from convoy_protos.errors import JobFailedError, SettingsError
+from convoy_protos.errors import JobFailedError
 from convoy_server.app import make_server_app
 from convoy_server.checkpoint import CHECKPOINT_FOLDER, load_checkpoint
 from convoy_server.federation import FederationResult
@@ -114,7 +114,6 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
         if drives:
             check_unseen(scenario.fleet, scenario.closed_loop.track_seeds)
         vehicles = gather_vehicles(scenario, plan, observer)
-        check_cohort(scenario, len(vehicles))
         check_vehicles(scenario.faults, [vehicle.vehicle_id for vehicle in vehicles])
         check_sum_size(scenario.update, len(vehicles))
         result = run_rounds(scenario, plan, vehicles, observer)
@@ -146,22 +145,6 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
         )
     on_disk.save(report, plan.out)
     return report
-
-
-def check_cohort(scenario: Scenario, vehicles: int) -> None:
-    """Refuse to start a run whose masked sums would all be over too few vehicles.
-
-    Raises:
-        SettingsError: Says how many there are and what to change.
-    """
-    update = scenario.update
-    cohort = min(scenario.round.cohort_size or vehicles, vehicles)
-    if update.codec == "masked" and cohort < update.minimum_cohort:
-        raise SettingsError(
-            f"[update] minimum_cohort: {cohort} vehicles take part, a masked sum is over at least "
-            f"{update.minimum_cohort}: add vehicles, or lower it (with 2 only the other vehicle sees an "
-            'update), or choose codec = "sealed"'
-        )
 
 
 def gather_vehicles(
