@@ -95,12 +95,7 @@ def upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
     update = kept(state)
     session = protocol.accept_shares(session_of(state), request)
     terms, slot, context = protocol.describe(session)
-    lanes = MaskedFormat(
-        parameter_count=terms.fields.parameter_count,
-        modulus_bits=terms.fields.modulus_bits,
-        step=terms.fields.step,
-        seed=terms.fields.codec_seed,
-    )
+    lanes = MaskedFormat.of(terms.fields)
     weighted_N, counters_C = contribution(update, terms)
     if terms.fields.noise_variance:
         variance = share_of_variance(terms.fields.noise_variance, protocol.uploads_needed(session))

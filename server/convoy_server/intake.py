@@ -23,8 +23,10 @@ from convoy_compression.update.range_control import (
     step_for,
 )
 from convoy_compression.update.rotation import layout_of
+from convoy_privacy.dp_accountant import spend
 from convoy_privacy.party import Party
 from convoy_privacy.sealed_update import open_update
+from convoy_privacy.secure_sum.terms import uploads_needed
 from convoy_protos.envelope import COUNTER_SCALE
 from convoy_protos.errors import ProtocolError
 from convoy_protos.flower_messages import read_trained
@@ -40,7 +42,7 @@ from convoy_server.admission import (
 )
 from convoy_server.aggregation import Aggregate, SingleUpdates, combined
 from convoy_server.cohort import into_shards
-from convoy_server.noise import NoisePlan, uploads_needed
+from convoy_server.noise import NoisePlan
 from convoy_server.robust.registry import min_items
 from convoy_server.round_log import ShardRecord
 from convoy_server.rounds import Rejection
@@ -192,19 +194,17 @@ class MaskedIntake:
         self._ask = ask
         self._now = now
         self._examples: dict[str, int] = {}
-        self._losses: dict[str, float] = {}
 
     def take(self, vehicle: str, reply: Message) -> None:
         """Note that a vehicle is ready for the secure sum."""
         refuse_failed(reply)
         try:
             trained = read_trained(reply.content)
-            examples, train_loss = admit_trained(trained, vehicle, self._expected)
+            # The loss comes from the sum, also of vehicles that tell it here.
+            examples, _ = admit_trained(trained, vehicle, self._expected)
         except ProtocolError as error:
             raise refusal_of(error) from error
         self._examples[vehicle] = examples
-        if train_loss is not None:
-            self._losses[vehicle] = train_loss
 
     def settle(self) -> Settled:
         """Run the secure sums and combine the shards."""
@@ -304,7 +304,7 @@ class MaskedIntake:
                 rounds=self._run.round,
                 rate=self._rate,
             )
-            return self._state.replace(spent=self._noise.spent_after(self._state.spent, facts))
+            return self._state.replace(spent=spend(self._state.spent, facts))
         if self._noise is not None or not unmasked:
             return self._state
         if not done:

@@ -14,12 +14,11 @@ from convoy_privacy.dp_accountant import (
     Sampling,
     allows_another_round,
     epsilon,
-    spend,
 )
 from convoy_privacy.errors import NoEpsilonError
 from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_privacy.rounded_sensitivity import Sensitivity, rounded_sensitivity
-from convoy_privacy.secure_sum.terms import threshold
+from convoy_privacy.secure_sum.terms import uploads_needed
 from convoy_protos.errors import UsageError
 from convoy_server.rounds import RoundConfig
 
@@ -97,10 +96,6 @@ class NoisePlan:
             rate=1.0 if sampling is Sampling.EVERYBODY else rate,
         )
 
-    def spent_after(self, spent: PrivacySpent, facts: RoundFacts) -> PrivacySpent:
-        """The account after one more round."""
-        return spend(spent, facts)
-
     def epsilon(self, spent: PrivacySpent) -> float | None:
         """What can be stated; None where the account supports nothing."""
         try:
@@ -125,8 +120,3 @@ class NoisePlan:
         if rounds.sampling == "poisson":
             return Sampling.POISSON
         return Sampling.WITHOUT_REPLACEMENT
-
-
-def uploads_needed(vehicles: int, minimum_cohort: int) -> int:
-    """Updates without which there is no sum."""
-    return max(threshold(vehicles), minimum_cohort)

@@ -200,12 +200,7 @@ def _attempt_of(
     present = list(shard.summed or shard.vehicles)
     shard.terms = terms_for(shard.number, present, attempt, shard.sigma)
     shard.attempts, shard.summed = attempt, ()
-    lanes = MaskedFormat(
-        parameter_count=shard.terms.parameter_count,
-        modulus_bits=shard.terms.modulus_bits,
-        step=shard.terms.step,
-        seed=shard.terms.codec_seed,
-    )
+    lanes = MaskedFormat.of(shard.terms)
     return _Attempt(
         shard=shard,
         aggregator=Aggregator(shard.terms.SerializeToString(deterministic=True), trust, now),

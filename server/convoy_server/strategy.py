@@ -31,7 +31,7 @@ from convoy_driving.parameters import ParameterSchema
 from convoy_privacy.adaptive_clipping import next_clip_norm
 from convoy_privacy.party import Party
 from convoy_privacy.sealing import sign_sealing_key
-from convoy_privacy.secure_sum.terms import MIN_MEMBERS
+from convoy_privacy.secure_sum.terms import MIN_MEMBERS, uploads_needed
 from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
     EVALUATE,
@@ -57,7 +57,7 @@ from convoy_server.downlink import (
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, check_evaluation, merge
 from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
-from convoy_server.noise import NoisePlan, uploads_needed
+from convoy_server.noise import NoisePlan
 from convoy_server.observer import RunObserver
 from convoy_server.optimizers.registry import optimizer_for
 from convoy_server.optimizers.server_optimizer import OptimizerState
@@ -243,6 +243,7 @@ class FleetStrategy(Strategy):
         state = invite(state, cohort)
         asked = cohort if state.phase is Phase.TRAIN else ()
         checkpoint = self._directory.checkpoint
+        update_state = from_state_table(checkpoint.update_state)
         model = _published(checkpoint)
         self._open = current = RoundInProgress(
             state=state,
@@ -251,9 +252,9 @@ class FleetStrategy(Strategy):
             names={node: name for name, node in nodes.items()},
             nodes=nodes,
             model=model,
-            update_state=from_state_table(checkpoint.update_state),
+            update_state=update_state,
             optimizer_state=checkpoint.optimizer_state,
-            clip_norm=self._clip_norm(),
+            clip_norm=update_state.clip_norm,
             rate=rate,
         )
         messages, contents = self._messages(current, model, TRAIN, asked)
@@ -563,7 +564,7 @@ class FleetStrategy(Strategy):
     ) -> tuple[list[Message], dict[str, RecordDict]]:
         """One message a vehicle; the content is the same object for all that need the same."""
         number = current.state.number
-        contents = self._holders.contents(self._instructions(number, model), model, vehicles)
+        contents = self._holders.contents(self._instructions(current, model), model, vehicles)
         for vehicle, content in contents.items():
             current.traffic.goes(vehicle, content)
         current.models_sent += len(contents)
@@ -575,12 +576,12 @@ class FleetStrategy(Strategy):
         current.addresses = Addresses(messages)
         return messages, contents
 
-    def _instructions(self, number: int, model: PublishedModel) -> RoundInstructions:
-        run = self._run
+    def _instructions(self, current: RoundInProgress, model: PublishedModel) -> RoundInstructions:
+        run, number = self._run, current.state.number
         factor = learning_rate_factor(number, run.round)
         rate = run.training.learning_rate * factor
         training = dataclasses.replace(run.training, learning_rate=rate)
-        privacy = dataclasses.replace(run.privacy, clip_norm=self._clip_norm())
+        privacy = dataclasses.replace(run.privacy, clip_norm=current.clip_norm)
         tables = {
             "data": run.data,
             "model": run.model,
@@ -606,9 +607,6 @@ class FleetStrategy(Strategy):
                 else None
             ),
         )
-
-    def _clip_norm(self) -> float | None:
-        return from_state_table(self._directory.checkpoint.update_state).clip_norm
 
     def _expectation(self, number: int) -> Expectation:
         return Expectation(

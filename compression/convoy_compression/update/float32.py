@@ -23,6 +23,7 @@ import torch
 from convoy_compression.errors import InvalidUpdateError, PayloadLengthError
 from convoy_compression.update.one_thread import one_thread
 from convoy_compression.update.vector import Float32Vector
+from convoy_compression.update.weighted_sum import WeightedSum
 
 LARGEST_SURELY_ACCEPTED: Final = 2.0**48
 """Entries up to this magnitude are accepted."""
@@ -52,25 +53,12 @@ class Float32Codec:
         return Float32Accumulator(parameter_count)
 
 
-class Float32Accumulator:
-    """Weighted sum in float32, in the order of arrival; see UpdateAccumulator."""
+class Float32Accumulator(WeightedSum):
+    """Adds payloads in place, without decoding them first; see UpdateAccumulator."""
 
     def __init__(self, parameter_count: int) -> None:
-        # numpy asks Linux for huge pages: half the cost of the first touch.
-        self._sum_N = torch.from_numpy(np.zeros(parameter_count, np.float32))
+        super().__init__(parameter_count)
         self._scale_L = torch.full((_ROW,), _SCALE)
-        self._count = 0
-        self._total_weight = 0.0
-
-    @property
-    def count(self) -> int:
-        """Updates in the sum."""
-        return self._count
-
-    @property
-    def total_weight(self) -> float:
-        """Sum of their weights."""
-        return self._total_weight
 
     def add(self, payload: memoryview, weight: float) -> None:
         """Add weight times the update, or leave the sum as it is, to the last bit.
@@ -79,29 +67,15 @@ class Float32Accumulator:
             PayloadLengthError: The payload is not four bytes a parameter.
             InvalidUpdateError: An entry is NaN, infinite or absurdly large.
         """
-        if not 0.0 < weight <= 2.0**27:
-            raise ValueError(f"weight must be in (0, 2**27], got {weight}")
-        expected_bytes = 4 * self._sum_N.numel()
+        self._check_weight(weight)
+        expected_bytes = 4 * self.parameter_count
         if payload.nbytes != expected_bytes:
             raise PayloadLengthError(expected_bytes, payload.nbytes)
         update_N = _view(payload)
         with one_thread():
             _refuse_absurd(update_N, self._scale_L)
-            self._sum_N.add_(update_N, alpha=weight)
-        self._count += 1
-        self._total_weight += weight
-
-    def mean(self) -> Float32Vector:
-        """The weighted mean, float32, shape (N,); ends the accumulator's life.
-
-        Raises:
-            ValueError: Nothing was added.
-        """
-        if not self._count:
-            raise ValueError("the mean of no updates does not exist")
-        with one_thread():
-            mean_N = self._sum_N.div_(self._total_weight)
-        return mean_N.numpy()
+            torch.from_numpy(self._sum_N).add_(update_N, alpha=weight)
+        self._count_in(weight)
 
 
 def _refuse_absurd(update_N: torch.Tensor, scale_L: torch.Tensor) -> None:

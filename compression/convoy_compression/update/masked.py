@@ -29,6 +29,7 @@ from convoy_compression.update.bit_packing import Lanes, lane_type, pack, packed
 from convoy_compression.update.public_bytes import public_bytes
 from convoy_compression.update.rotation import layout_of, rotate, rotate_back
 from convoy_compression.update.vector import Float32Vector
+from convoy_protos.v1.secure_sum_pb2 import SumTerms
 
 OVERFLOW_WRAP_RATIO: Final = 0.30
 """A sum whose spread fills more than this of the range has wrapped: right is 1 / z = .24, uniform .577."""
@@ -73,6 +74,16 @@ class MaskedFormat:
     modulus_bits: int
     step: float
     seed: bytes
+
+    @classmethod
+    def of(cls, terms: SumTerms) -> "MaskedFormat":
+        """As the terms of a sum have it; who calls has checked them."""
+        return cls(
+            parameter_count=terms.parameter_count,
+            modulus_bits=terms.modulus_bits,
+            step=terms.step,
+            seed=terms.codec_seed,
+        )
 
     def __post_init__(self) -> None:
         lane_type(self.modulus_bits)

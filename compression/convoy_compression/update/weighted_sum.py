@@ -1,4 +1,4 @@
-"""Running weighted sum of decoded updates: what accumulators share that decode one payload at a time."""
+"""Running weighted sum of updates: what all accumulators share that take one payload at a time."""
 
 # Shapes: N parameters.
 
@@ -11,6 +11,7 @@ class WeightedSum:
     """Weighted sum in float32, in the order of arrival."""
 
     def __init__(self, parameter_count: int) -> None:
+        # numpy asks Linux for huge pages: half the cost of the first touch.
         self._sum_N = np.zeros(parameter_count, np.float32)
         self._count = 0
         self._total_weight = 0.0
@@ -37,12 +38,10 @@ class WeightedSum:
             update_N: float32, shape (N,), finite; overwritten.
             weight: In (0, 2**27].
         """
-        if not 0.0 < weight <= 2.0**27:
-            raise ValueError(f"weight must be in (0, 2**27], got {weight}")
+        self._check_weight(weight)
         update_N *= np.float32(weight)
         self._sum_N += update_N
-        self._count += 1
-        self._total_weight += weight
+        self._count_in(weight)
 
     def mean(self) -> Float32Vector:
         """The weighted mean, float32, shape (N,); ends the accumulator's life.
@@ -54,3 +53,12 @@ class WeightedSum:
             raise ValueError("the mean of no updates does not exist")
         self._sum_N /= np.float32(self._total_weight)
         return self._sum_N
+
+    @staticmethod
+    def _check_weight(weight: float) -> None:
+        if not 0.0 < weight <= 2.0**27:
+            raise ValueError(f"weight must be in (0, 2**27], got {weight}")
+
+    def _count_in(self, weight: float) -> None:
+        self._count += 1
+        self._total_weight += weight

@@ -88,9 +88,14 @@ def threshold(members: int) -> int:
     return 2 * members // 3 + 1
 
 
-def smallest_sum(terms: Terms, members: int) -> int:
+def uploads_needed(members: int, minimum_cohort: int) -> int:
     """Vehicles of a roster of so many that must be in the sum."""
-    return max(threshold(members), terms.fields.minimum_cohort)
+    return max(threshold(members), minimum_cohort)
+
+
+def smallest_sum(terms: Terms, members: int) -> int:
+    """The same under checked terms."""
+    return uploads_needed(members, terms.fields.minimum_cohort)
 
 
 def parse_terms(encoded: bytes) -> Terms:
