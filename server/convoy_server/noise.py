@@ -23,6 +23,8 @@ from convoy_protos.errors import UsageError
 from convoy_server.rounds import RoundConfig
 
 _ITERATIONS: Final = 200
+_NO_ROOM: Final = 1e30
+"""Parameter units: a deviation that grows beyond this grows beyond every number."""
 
 
 class NoisePlan:
@@ -60,7 +62,10 @@ class NoisePlan:
         step = step_for(signal, self._modulus_bits)
         for _ in range(_ITERATIONS):
             noise = math.sqrt(self.variance(step) * excess) * step
-            wider = step_for(math.hypot(signal, noise), self._modulus_bits)
+            sigma = math.hypot(signal, noise)
+            if not sigma < _NO_ROOM:
+                break
+            wider = step_for(sigma, self._modulus_bits)
             if wider <= step * 1.0001:
                 return wider
             step = wider

@@ -164,7 +164,11 @@ def scenario_from_table(table: Mapping[str, Any], where: str, folder: Path) -> S
             values[key] = from_table(kinds[key], value, f"{where}: [{key}]")
     _refuse_unknown(top, where)
     scenario = from_table(Scenario, top, f"{where}: top level")
-    return _resolve_paths(dataclasses.replace(scenario, **values), folder.resolve())
+    try:
+        scenario = dataclasses.replace(scenario, **values)
+    except ValueError as error:  # each table is fine by itself, but they do not go together
+        raise SettingsError(f"{where}: {error}") from error
+    return _resolve_paths(scenario, folder.resolve())
 
 
 def _read_faults(table: Mapping[str, Any], where: str) -> FaultConfig:

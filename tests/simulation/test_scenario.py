@@ -165,3 +165,9 @@ def test_what_the_demo_switches_off_can_be_switched_on(tmp_path):
     assert scenario.training.initial_checkpoint
     assert scenario.fleet.override("car3").appearance == "thermal"
     assert scenario.faults.vehicles["car5-rain"].rounds == (2, 3)
+
+
+def test_tables_that_do_not_go_together_are_refused_by_name(tmp_path):
+    text = '[privacy]\nclip_norm = 1.0\nnoise_multiplier = 1.0\n[update]\ncodec = "sealed"\n'
+    with pytest.raises(SettingsError, match=r"mine\.toml: noise_multiplier needs codec masked"):
+        load_scenario(scenario_file(tmp_path, text))
