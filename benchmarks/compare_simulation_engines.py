@@ -61,6 +61,7 @@ from convoy_edge_client.vehicle_config import (
     save_fleet,
     save_vehicle_config,
 )
+from convoy_protos.flower_internals import SERVER_NODE_ID, make_context
 from convoy_protos.flower_messages import model_array, update_content
 from convoy_server.app import make_server_app
 from convoy_server.observer import SilentObserver
@@ -68,7 +69,6 @@ from convoy_server.polling_grid import streaming
 from convoy_server.round_log import RoundRecord
 from convoy_server.rounds import RoundConfig
 from convoy_server.run_config import RunConfig, run_config_to_json
-from convoy_simulation.flower_internals import SERVER_NODE_ID, make_context
 from convoy_simulation.in_process_grid import EngineName, InProcessGrid
 from convoy_simulation.resource_meter import process_tree
 from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter

@@ -12,6 +12,7 @@ from convoy_privacy.secure_sum import vehicle as protocol
 from convoy_protos import envelope
 from convoy_protos.envelope import COUNTER_SCALE, SUM_COUNTERS
 from convoy_protos.errors import ConvoyError
+from convoy_protos.flower_internals import CLIENT_APP_RAISED, error_reply, server_identity
 from convoy_protos.flower_messages import (
     CHECK_IN,
     SHARE,
@@ -21,7 +22,6 @@ from convoy_protos.flower_messages import (
     update_content,
 )
 from convoy_protos.v1.federation_pb2 import UpdateHeader
-from convoy_simulation.flower_internals import CLIENT_APP_RAISED, error_reply, server_identity
 
 RUN_ID = "small run"
 ROUND = 7

@@ -16,13 +16,13 @@ from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
 from convoy_edge_client.vehicle_config import load_vehicle_config
+from convoy_protos.flower_internals import SERVER_NODE_ID, make_context
 from convoy_protos.protection import Protection, protection_of
 from convoy_server.app import make_server_app
 from convoy_server.rounds import RoundConfig
 from convoy_server.run_config import RunConfig, run_config_to_json
 from convoy_server.strategy import Canary
 from convoy_simulation.faults import FaultConfig, client_app_factory
-from convoy_simulation.flower_internals import SERVER_NODE_ID, make_context
 from convoy_simulation.in_process_grid import EngineName, InProcessGrid
 from convoy_simulation.vehicles import AGGREGATOR, write_vehicle_files
 

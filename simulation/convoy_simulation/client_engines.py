@@ -16,12 +16,12 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from convoy_simulation.errors import ClientVanishedError
-from convoy_simulation.flower_internals import (
+from convoy_protos.flower_internals import (
     CLIENT_APP_RAISED,
     error_reply,
     message_with_content,
 )
+from convoy_simulation.errors import ClientVanishedError
 
 logger = logging.getLogger(__name__)
 

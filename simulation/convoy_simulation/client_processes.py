@@ -29,6 +29,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from flwr.app import Context, Message, RecordDict
 
+from convoy_protos.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RAISED, error_reply
 from convoy_simulation.client_engines import (
     ClientAppFactory,
     ClientTask,
@@ -37,7 +38,6 @@ from convoy_simulation.client_engines import (
     state_after,
 )
 from convoy_simulation.errors import WorkerStartError
-from convoy_simulation.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RAISED, error_reply
 from convoy_simulation.worker_start import start_context
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,13 @@ from typing import Literal, NamedTuple, Self
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.serverapp import Grid
 
+from convoy_protos.flower_internals import (
+    Run,
+    empty_run,
+    make_context,
+    server_identity,
+    set_message_id,
+)
 from convoy_simulation.client_engines import (
     ClientAppFactory,
     ClientEngine,
@@ -30,13 +37,6 @@ from convoy_simulation.client_engines import (
     isolated,
 )
 from convoy_simulation.client_processes import ProcessesEngine
-from convoy_simulation.flower_internals import (
-    Run,
-    empty_run,
-    make_context,
-    server_identity,
-    set_message_id,
-)
 
 EngineName = Literal["serial", "threads", "processes"]
 

@@ -17,6 +17,7 @@ from flwr.app import UserConfig
 from convoy_driving.parameters import load_parameters
 from convoy_edge_client.vehicle_config import NODE_CONFIG_KEY, VehicleConfig
 from convoy_protos.errors import JobFailedError
+from convoy_protos.flower_internals import make_context
 from convoy_server.app import make_server_app
 from convoy_server.checkpoint import CHECKPOINT_FOLDER, load_checkpoint
 from convoy_server.federation import FederationResult
@@ -39,7 +40,6 @@ from convoy_simulation.canary import canary_of
 from convoy_simulation.environment import describe
 from convoy_simulation.faults import check_vehicles, client_app_factory
 from convoy_simulation.fleet import check_unseen, fleet_appearances
-from convoy_simulation.flower_internals import make_context
 from convoy_simulation.in_process_grid import InProcessGrid
 from convoy_simulation.proxy import load_proxy, simulated_proxy
 from convoy_simulation.report_assembly import (

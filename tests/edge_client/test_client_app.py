@@ -23,6 +23,7 @@ from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.envelope import UPDATE_METRICS, unpack
 from convoy_protos.errors import MalformedMessageError, SettingsError
+from convoy_protos.flower_internals import make_context, server_identity
 from convoy_protos.flower_messages import (
     instructions_content,
     model_array,
@@ -38,7 +39,6 @@ from convoy_protos.v1.federation_pb2 import (
     Trained,
     VehicleProfile,
 )
-from convoy_simulation.flower_internals import make_context, server_identity
 
 MODEL = ModelConfig(width=0.2)
 HYPER = {"learning_rate": 0.02, "batch_size": 16, "local_epochs": 1}

@@ -13,8 +13,8 @@ from convoy_edge_client.vehicle_config import (
     vehicle_of,
 )
 from convoy_protos.errors import SettingsError
+from convoy_protos.flower_internals import make_context
 from convoy_protos.protection import Protection
-from convoy_simulation.flower_internals import make_context
 
 
 def test_a_configuration_comes_back_as_it_was_saved(tmp_path):

@@ -4,11 +4,11 @@ import pytest
 from fleet_double import fleet_grid
 from flwr.app import Error, Message, RecordDict
 
+from convoy_protos.flower_internals import error_reply, server_identity, set_message_id
 from convoy_protos.flower_messages import profile_content
 from convoy_protos.v1.federation_pb2 import VehicleProfile
 from convoy_server.errors import RefusedReplyError
 from convoy_server.vehicles import Addresses, VehicleDirectory, read_introduction
-from convoy_simulation.flower_internals import error_reply, server_identity, set_message_id
 
 
 @pytest.fixture

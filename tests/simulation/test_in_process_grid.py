@@ -9,9 +9,9 @@ import small_client_apps
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from convoy_protos.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RAISED
 from convoy_simulation.client_engines import isolated
 from convoy_simulation.errors import WorkerStartError
-from convoy_simulation.flower_internals import CLIENT_APP_CRASHED, CLIENT_APP_RAISED
 from convoy_simulation.in_process_grid import InProcessGrid
 
 ENGINES = [("serial", 1), ("threads", 2), ("processes", 2)]

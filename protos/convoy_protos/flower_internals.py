@@ -2,7 +2,7 @@
 
 No other file of this repository imports from flwr beyond flwr.app, flwr.clientapp and
 flwr.serverapp. When a Flower release moves something, this is the file to change;
-tests/simulation/test_flower_internals.py says which.
+tests/protos/test_flower_internals.py says which.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from convoy_simulation.flower_internals import (
+from convoy_protos.flower_internals import (
     CLIENT_APP_RAISED,
     SERVER_NODE_ID,
     empty_run,
