@@ -53,6 +53,8 @@ layers: setup-dev ## who may import whom
 stubs: setup-dev ## regenerate the protobuf stubs
 	PATH=$(CURDIR)/$(BIN):$$PATH python -m grpc_tools.protoc -I protos --python_out=protos --mypy_out=protos \
 	  $$(find protos -name '*.proto')
+	PATH=$(CURDIR)/$(BIN):$$PATH python -m grpc_tools.protoc -I protos --grpc_python_out=protos --mypy_grpc_out=protos \
+	  $$(grep -l '^service ' -r protos --include='*.proto')
 
 stubs-check: stubs ## the committed stubs are those of the .proto files
 	git diff --exit-code -- $(STUBS)

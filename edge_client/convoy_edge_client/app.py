@@ -19,6 +19,7 @@ from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
 from convoy_edge_client.profile_handler import profile_of
+from convoy_edge_client.training_breaks import TrainingBreaks
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
 from convoy_edge_client.vehicle_config import VehicleConfig, vehicle_of
@@ -44,11 +45,12 @@ RUN_CONFIG_KEY = "convoy-run"
 Exchange = Callable[[bytes, RecordDict, VehicleConfig], bytes]
 
 
-def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
+def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None = None) -> ClientApp:
     """A ClientApp with its own caches.
 
     Args:
         mods: Flower mods around every handler, outermost first.
+        breaks: Who decides when training pauses; None: nobody.
     """
     warm = WarmCache()
     client_app = ClientApp(mods=list(mods))
@@ -62,7 +64,8 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        return Message(_train(message.content, vehicle, context.state, warm), reply_to=message)
+        content = _train(message, vehicle, context.state, warm, breaks)
+        return Message(content, reply_to=message)
 
     @client_app.train("check_in")
     def check_in(message: Message, context: Context) -> Message:
@@ -95,14 +98,27 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
 
 
 def _train(
-    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+    message: Message,
+    vehicle: VehicleConfig,
+    state: RecordDict,
+    warm: WarmCache,
+    breaks: TrainingBreaks | None,
 ) -> RecordDict:
     """Learn; then send the update, or keep it for the secure sum."""
+    content = message.content
     instructions = read_instructions(content)
     check_protection(vehicle, instructions.codec)
     settings = read_settings(instructions.settings_json)
     global_N = received_model(content, instructions, warm.models(vehicle))
-    update = trained_update(instructions, settings, global_N, vehicle, warm)
+    update = trained_update(
+        instructions,
+        settings,
+        global_N,
+        vehicle,
+        warm,
+        breaks=breaks,
+        deadline_s=message.metadata.created_at + message.metadata.ttl,
+    )
     if protection_of(instructions.codec) is Protection.MASKED:
         keep(update, state)
         return trained_content(_notice(update, vehicle))

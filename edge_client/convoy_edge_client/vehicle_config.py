@@ -8,13 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from flwr.app import Context
+from typing import TYPE_CHECKING, Any, Literal
 
 from convoy_edge_client.errors import RecordingsMissingError, VehicleConfigError
 from convoy_protos.protection import Protection
 from convoy_protos.settings import from_table, to_table
+
+if TYPE_CHECKING:  # a device that is only looked at needs no Flower
+    from flwr.app import Context
 
 NODE_CONFIG_KEY = "vehicle-config"
 """Flower node configuration: path of this vehicle's file."""
@@ -126,7 +127,7 @@ def save_fleet(paths: Sequence[Path], path: Path) -> None:
     path.write_text(json.dumps([str(each) for each in paths], indent=2) + "\n", encoding="utf-8")
 
 
-def vehicle_of(context: Context) -> VehicleConfig:
+def vehicle_of(context: "Context") -> VehicleConfig:
     """The vehicle that a Flower node is.
 
     Raises:

@@ -34,8 +34,12 @@ from convoy_privacy.sealing import sign_sealing_key
 from convoy_privacy.secure_sum.terms import MIN_MEMBERS, uploads_needed
 from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
+    CHECK_IN,
     EVALUATE,
+    SHARE,
     TRAIN,
+    UNMASK,
+    UPLOAD,
     instructions_digest,
     model_array,
     read_evaluation,
@@ -58,7 +62,7 @@ from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAban
 from convoy_server.evaluation import CheckedEvaluation, check_evaluation, merge
 from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
 from convoy_server.noise import NoisePlan
-from convoy_server.observer import RunObserver
+from convoy_server.observer import RoundPhase, RunObserver, Wait, wait_line
 from convoy_server.optimizers.registry import optimizer_for
 from convoy_server.optimizers.server_optimizer import OptimizerState
 from convoy_server.polling_grid import streaming
@@ -92,6 +96,12 @@ Canary = Callable[[Float32Vector], CanaryScore]
 """How a global model does on the server's own frames."""
 
 _NODE_POLL_S = 0.2
+_EXCHANGES: dict[str, RoundPhase] = {
+    CHECK_IN: "check_in",
+    SHARE: "share",
+    UPLOAD: "upload",
+    UNMASK: "unmask",
+}
 
 
 class FleetStrategy(Strategy):
@@ -106,6 +116,7 @@ class FleetStrategy(Strategy):
         *,
         keys: Party | None = None,
         canary: Canary | None = None,
+        refresh_keys: Callable[[Party], Party] = lambda keys: keys,
         now_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -119,6 +130,7 @@ class FleetStrategy(Strategy):
             observer: Watches the run.
             keys: The aggregator's certificate and keys; needed for masked and sealed updates.
             canary: How a global model does on the server's own frames; None: no check.
+            refresh_keys: Gives the keys with the newest list of revocations, before each round.
             now_s: Clock of deadlines.
             sleep: Waits.
             utc_now: Clock of certificates.
@@ -133,6 +145,7 @@ class FleetStrategy(Strategy):
         self._now_s = now_s
         self._sleep = sleep
         self._keys = keys
+        self._refresh_keys = refresh_keys
         self._canary = canary
         self._utc_now = utc_now
         self._sent = changed_part(schema.names, schema.sizes, run.training.freeze)
@@ -185,7 +198,7 @@ class FleetStrategy(Strategy):
         state = from_state_table(self._directory.checkpoint.update_state)
         self._holders.held = from_hex_digests(state.held)
         first = self._directory.checkpoint.round + 1
-        self._wait_for_vehicles(grid)
+        self._wait_for_first_vehicles(grid, first)
         self._vehicles.meet(grid, self._run.round.join_deadline_s)
         self._observer.run_started(self._run, self.examples, first)
         self.summary()
@@ -195,6 +208,7 @@ class FleetStrategy(Strategy):
             started_s = self._now_s()
             if not self._affords_a_round(grid):
                 break
+            self._wait_for_vehicles(grid, number)
             self._vehicles.meet(grid, self._run.round.join_deadline_s)
             messages = self.configure_train(number, result.arrays, train_config or config, grid)
             replies = grid.send_and_receive(messages, timeout=timeout)
@@ -218,6 +232,8 @@ class FleetStrategy(Strategy):
     ) -> list[Message]:
         """Draw the cohort and write its messages; none where too few can be invited."""
         del config, arrays
+        if self._keys is not None:
+            self._keys = self._refresh_keys(self._keys)
         nodes = self._vehicles.nodes_by_name(grid.get_node_ids())
         state = begin(server_round, len(nodes), self._run.round)
         rate = state.wanted / max(1, len(nodes))
@@ -260,6 +276,8 @@ class FleetStrategy(Strategy):
         messages, contents = self._messages(current, model, TRAIN, asked)
         current.intake = self._intake(current, contents)
         self._observer.round_started(server_round, len(cohort))
+        if asked:
+            self._announce("train", asked, state.wanted, state.quorum, self._run.round.deadline_s)
         return messages
 
     def aggregate_train(
@@ -290,6 +308,7 @@ class FleetStrategy(Strategy):
         current.state = unmasked(current.state, settled.summed, settled.rejections)
         if current.state.phase is not Phase.AGGREGATE:
             return None, None
+        self._announce("aggregate")
         step = self._step(current, settled.aggregate)
         current.state = finish(current.state, aggregated=step is not None)
         if step is None or settled.aggregate is None:
@@ -334,7 +353,10 @@ class FleetStrategy(Strategy):
         if published_N is not model.model_N:
             model = PublishedModel(model_N=published_N, digest=model_digest(published_N))
         current.evaluation_lost = asked
-        return self._messages(current, model, EVALUATE, asked)[0]
+        messages = self._messages(current, model, EVALUATE, asked)[0]
+        if asked:
+            self._announce("evaluate", asked, len(asked), 0, settings.deadline_s)
+        return messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -411,6 +433,7 @@ class FleetStrategy(Strategy):
             current.traffic.goes(name, content)
         addresses = Addresses(messages)
         timeout = self._run.update.exchange_deadline_s
+        self._announce(_EXCHANGES[kind], tuple(contents), len(contents), 0, timeout)
         answered = 0
         with _closing(self._grid.send_and_receive(messages, timeout=timeout)) as stream:
             for reply in stream:
@@ -421,6 +444,7 @@ class FleetStrategy(Strategy):
                 name = current.names[node]
                 current.traffic.came(name, reply)
                 answered += 1
+                self._observer.answered(name)
                 self._observer.phase("secure sum", answered, len(messages))
                 yield name, reply
 
@@ -430,6 +454,8 @@ class FleetStrategy(Strategy):
         vehicle = _sender(reply, current)
         current.traffic.came(vehicle, reply)
         current.replies += 1
+        self._observer.answered(vehicle)
+        fields = {"round": number, "vehicle": vehicle}
         try:
             _refuse_stranger(vehicle, current.state.answered)
             intake.take(vehicle, reply)
@@ -438,12 +464,14 @@ class FleetStrategy(Strategy):
             current.state = reject(current.state, Rejection(vehicle, error.reason, error.detail))
             # The text and not the error: a log record that is kept must not keep the update alive.
             text = str(error)
-            logger.warning("round %d: vehicle %s is rejected: %s", number, vehicle, text)
+            logger.warning(
+                "round %d: vehicle %s is rejected: %s", number, vehicle, text, extra=fields
+            )
             self._observer.update_arrived(number, vehicle, accepted=False, reason=error.reason)
         else:
             self._holders.answered(vehicle, current.sent_model)
             current.state = accept(current.state, vehicle)
-            logger.info("round %d: vehicle %s is accepted", number, vehicle)
+            logger.info("round %d: vehicle %s is accepted", number, vehicle, extra=fields)
             self._observer.update_arrived(number, vehicle, accepted=True, reason=None)
 
     def _take_evaluation(
@@ -456,6 +484,7 @@ class FleetStrategy(Strategy):
         """Keep one vehicle's counts or note why not."""
         vehicle = _sender(reply, current)
         current.traffic.came(vehicle, reply)
+        self._observer.answered(vehicle)
         try:
             _refuse_stranger(vehicle, answered)
             refuse_failed(reply)
@@ -623,21 +652,67 @@ class FleetStrategy(Strategy):
             raise ValueError(f"round {number} has not been configured")
         return self._open
 
-    def _wait_for_vehicles(self, grid: Grid) -> None:
-        """Wait until enough nodes are connected.
+    def _wait_for_first_vehicles(self, grid: Grid, first: int) -> None:
+        """Wait until enough vehicles are connected to begin, or to go on after a restart.
 
         Raises:
             NoVehiclesError: They are not in time.
         """
+        connected, wanted = self._wait_for_vehicles(grid, first), self._run.round.min_vehicles
+        if connected < wanted:
+            raise NoVehiclesError(
+                f"{connected} of {wanted} vehicles connected within "
+                f"{self._run.round.join_deadline_s:g} s: start them, "
+                "or lower [round] min_vehicles, or raise [round] join_deadline_s"
+            )
+
+    def _wait_for_vehicles(self, grid: Grid, number: int) -> int:
+        """Wait until enough vehicles are connected or the deadline has passed.
+
+        Without this, a cut that takes all of them off the network for a moment would abandon one
+        round after another in no time, and with them the run.
+
+        Returns:
+            How many are connected.
+        """
         wanted, limit_s = self._run.round.min_vehicles, self._run.round.join_deadline_s
         end_s = self._now_s() + limit_s
-        while (connected := len(list(grid.get_node_ids()))) < wanted:
-            if self._now_s() >= end_s:
-                raise NoVehiclesError(
-                    f"{connected} of {wanted} vehicles connected within {limit_s:g} s: start them, "
-                    "or lower [round] min_vehicles, or raise [round] join_deadline_s"
-                )
+        self._announce("invite", (), wanted, 0, limit_s, number=number)
+        told = -1
+        while True:
+            connected = len(list(grid.get_node_ids()))
+            if connected != told:
+                logger.info("round %d: %d of %d vehicles are connected", number, connected, wanted)
+                self._observer.connected(connected)
+            if connected >= wanted or self._now_s() >= end_s:
+                return connected
+            told = connected
             self._sleep(_NODE_POLL_S)
+
+    def _announce(
+        self,
+        phase: RoundPhase,
+        vehicles: tuple[str, ...] = (),
+        wanted: int = 0,
+        quorum: int = 0,
+        deadline_s: float = 0.0,
+        *,
+        number: int | None = None,
+    ) -> None:
+        """Say what is waited for from now on, and for how long."""
+        if number is None:
+            assert self._open is not None  # noqa: S101 - only "invite" comes before a round is open
+            number = self._open.state.number
+        wait = Wait(
+            round=number,
+            phase=phase,
+            wanted=wanted,
+            quorum=quorum,
+            deadline_s=deadline_s,
+            vehicles=vehicles,
+        )
+        logger.info("%s", wait_line(wait), extra={"round": number})
+        self._observer.waiting(wait)
 
     def _next_checkpoint(self, current: RoundInProgress) -> Checkpoint:
         """The run after this round, without the round's line."""
