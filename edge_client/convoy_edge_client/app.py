@@ -14,10 +14,11 @@ from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
 from convoy_edge_client import secure_sum_handlers
-from convoy_edge_client.evaluation_handler import held_back_counts
+from convoy_edge_client.evaluation_handler import evaluation_of
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
+from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
@@ -86,10 +87,7 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        instructions = read_instructions(message.content)
-        global_N = received_model(message.content, instructions, warm.models(vehicle))
-        counts = held_back_counts(instructions, global_N, vehicle, warm)
-        return Message(evaluation_content(counts), reply_to=message)
+        return Message(_evaluate(message.content, vehicle, context.state, warm), reply_to=message)
 
     return client_app
 
@@ -100,6 +98,7 @@ def _train(
     """Learn; then send the update, or keep it for the secure sum."""
     instructions = read_instructions(content)
     check_protection(vehicle, instructions.codec)
+    check_not_earlier(instructions.run_id, instructions.round, state)
     settings = read_settings(instructions.settings_json)
     global_N = received_model(content, instructions, warm.models(vehicle))
     update = trained_update(instructions, settings, global_N, vehicle, warm)
@@ -109,6 +108,19 @@ def _train(
     drop(state)
     digest = instructions_digest(content)
     return update_content(single_update(update, instructions, digest, settings, vehicle))
+
+
+def _evaluate(
+    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+) -> RecordDict:
+    """Score the global model; then tell, or keep it for a sum of scores."""
+    instructions = read_instructions(content)
+    global_N = received_model(content, instructions, warm.models(vehicle))
+    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm)
+    if scores is not None:
+        check_not_earlier(scores.run_id, scores.round_number, state)
+        keep(scores, state)
+    return evaluation_content(evaluation)
 
 
 def _notice(update: LocalUpdate, vehicle: VehicleConfig) -> Trained:
