@@ -147,7 +147,7 @@ def _data_config(context: Context) -> DataConfig:
         return DataConfig()
     try:
         table = json.loads(str(run))["data"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{RUN_CONFIG_KEY}: expected a JSON object with 'data'") from error
     return from_table(DataConfig, table, f"{RUN_CONFIG_KEY} data")
 

@@ -158,7 +158,7 @@ def _read_json(path: Path, kind: type) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise VehicleConfigError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VehicleConfigError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):
         raise VehicleConfigError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")

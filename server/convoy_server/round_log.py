@@ -155,7 +155,7 @@ def from_line(line: str) -> RoundRecord:
     """
     try:
         table: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"rounds.jsonl: not JSON: {error}") from error
     if not isinstance(table, dict):
         raise SettingsError(f"rounds.jsonl: expected an object, got {table!r}")

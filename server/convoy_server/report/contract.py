@@ -300,6 +300,8 @@ def from_json(text: str, where: str) -> Report:
         raise UsageError(
             f"{where} line {error.lineno}: no valid JSON ({error.msg}); run `convoy simulate` again"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise UsageError(f"{where}: no valid JSON; run `convoy simulate` again") from error
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         found = table.get("schema") if isinstance(table, dict) else type(table).__name__
         raise UsageError(f"{where}: schema: expected {SCHEMA!r}, got {found!r}")
