@@ -14,10 +14,11 @@ from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
 from convoy_edge_client import secure_sum_handlers
-from convoy_edge_client.evaluation_handler import held_back_counts
+from convoy_edge_client.evaluation_handler import evaluation_of
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
+from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
 from convoy_edge_client.training_breaks import TrainingBreaks
 from convoy_edge_client.training_handler import trained_update
@@ -89,10 +90,7 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        instructions = read_instructions(message.content)
-        global_N = received_model(message.content, instructions, warm.models(vehicle))
-        counts = held_back_counts(instructions, global_N, vehicle, warm)
-        return Message(evaluation_content(counts), reply_to=message)
+        return Message(_evaluate(message.content, vehicle, context.state, warm), reply_to=message)
 
     return client_app
 
@@ -108,6 +106,7 @@ def _train(
     content = message.content
     instructions = read_instructions(content)
     check_protection(vehicle, instructions.codec)
+    check_not_earlier(instructions.run_id, instructions.round, state)
     settings = read_settings(instructions.settings_json)
     global_N = received_model(content, instructions, warm.models(vehicle))
     update = trained_update(
@@ -125,6 +124,19 @@ def _train(
     drop(state)
     digest = instructions_digest(content)
     return update_content(single_update(update, instructions, digest, settings, vehicle))
+
+
+def _evaluate(
+    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+) -> RecordDict:
+    """Score the global model; then tell, or keep it for a sum of scores."""
+    instructions = read_instructions(content)
+    global_N = received_model(content, instructions, warm.models(vehicle))
+    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm)
+    if scores is not None:
+        check_not_earlier(scores.run_id, scores.round_number, state)
+        keep(scores, state)
+    return evaluation_content(evaluation)
 
 
 def _notice(update: LocalUpdate, vehicle: VehicleConfig) -> Trained:
@@ -151,7 +163,7 @@ def _data_config(context: Context) -> DataConfig:
         return DataConfig()
     try:
         table = json.loads(str(run))["data"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{RUN_CONFIG_KEY}: expected a JSON object with 'data'") from error
     return from_table(DataConfig, table, f"{RUN_CONFIG_KEY} data")
 

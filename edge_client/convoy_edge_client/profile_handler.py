@@ -14,7 +14,7 @@ def profile_of(vehicle: VehicleConfig, data: DataConfig, warm: WarmCache) -> Veh
     Raises:
         RecordingsMissingError: They are not where the configuration says.
     """
-    if vehicle.metrics == "withheld":
+    if vehicle.metrics != "clear":
         return VehicleProfile(vehicle_id=vehicle.vehicle_id)
     dataset = warm.dataset(vehicle, data)
     classes_N = dataset.steering_classes()[dataset.train_indices]

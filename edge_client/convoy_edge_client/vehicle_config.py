@@ -42,8 +42,9 @@ class VehicleConfig:
             hides it; "sealed", readable by the aggregator alone; "none", anything the server asks for.
         minimum_cohort: Vehicles in a masked sum, this one included, below which it takes no part; in
             2..128.
-        metrics: "clear" tells example counts, losses and scores to the server; "withheld" leaves
-            them to the masked sum, where only the fleet's totals show.
+        metrics: "clear" tells example counts, losses and scores to the server; "summed" only within
+            masked sums, where the fleet's totals show; "withheld" not at all, but for the weight of
+            its update, which a sum needs.
     """
 
     vehicle_id: str
@@ -56,7 +57,7 @@ class VehicleConfig:
     identity: str = ""
     least_protection: Literal["masked", "sealed", "none"] = "masked"
     minimum_cohort: int = 3
-    metrics: Literal["clear", "withheld"] = "clear"
+    metrics: Literal["clear", "summed", "withheld"] = "clear"
 
     def __post_init__(self) -> None:
         if not self.vehicle_id:
@@ -158,7 +159,7 @@ def _read_json(path: Path, kind: type) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise VehicleConfigError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VehicleConfigError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):
         raise VehicleConfigError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")

@@ -2,6 +2,8 @@
 
     check_in -> share -> upload -> unmask, and once more after an overflow, with twice the range
 
+What is summed is updates, or the scores of a model, which are counters without a vector (SumKind).
+
 The rules of a sum are in convoy_privacy.secure_sum.aggregator, its numbers in
 convoy_compression.update.masked; here messages go out and come back. Whatever a vehicle sends is
 taken or becomes one rejection; a shard that falls below its threshold is given up, the others go on.
@@ -52,7 +54,24 @@ TermsFor = Callable[[int, Sequence[str], int, float], SumTerms]
 
 _TOO_WIDE: Final = 0.11
 """Half of what a sum fills of the right range: a bit less of precision than there could be."""
-_COUNTER_BYTES: Final = 8 * len(SUM_COUNTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class SumKind:
+    """What is summed.
+
+    Attributes:
+        counters: Their names, in the order on the wire.
+        fault: Why a shard's counters cannot be those of honest vehicles; empty where they can.
+    """
+
+    counters: tuple[str, ...]
+    fault: Callable[["ShardSum"], str]
+
+    @property
+    def counter_bytes(self) -> int:
+        """Of all counters."""
+        return 8 * len(self.counters)
 
 
 @dataclass(slots=True)
@@ -72,7 +91,7 @@ class ShardSum:
         attempts: Sums that were tried.
         terms: Of the last attempt.
         decoded: The sum of the weighted updates; None where the shard was given up.
-        counters: By name of SUM_COUNTERS; as the vehicles say.
+        counters: By name, as the vehicles say.
         why: Why it was given up; empty where it was not.
     """
 
@@ -90,12 +109,6 @@ class ShardSum:
     decoded: DecodedSum | None = None
     counters: dict[str, int] = field(default_factory=dict)
     why: str = ""
-
-    @property
-    def lost(self) -> tuple[str, ...]:
-        """Who was asked, is not in the sum and was not refused."""
-        refused = {rejection.vehicle for rejection in self.rejections}
-        return tuple(v for v in self.vehicles if v not in self.summed and v not in refused)
 
     @property
     def weight(self) -> float:
@@ -119,6 +132,7 @@ def run_secure_sums(
     sigma: float,
     guessed: bool,
     max_attempts: int,
+    kind: SumKind | None = None,
 ) -> list[ShardSum]:
     """Sum every shard's updates without seeing one of them.
 
@@ -132,11 +146,13 @@ def run_secure_sums(
         sigma: Deviation of a coordinate of the sum to be ready for, for each unit of weight.
         guessed: Whether nobody knows that yet: a sum with far too wide a range is then made again.
         max_attempts: Sums tried for a shard.
+        kind: What is summed; None: updates.
     """
+    kind = kind or UPDATES
     results = [ShardSum(number, tuple(sorted(names)), sigma) for number, names in enumerate(shards)]
     open_shards = list(results)
     for attempt in range(1, max_attempts + 1):
-        sums = [_attempt_of(shard, terms_for, attempt, trust, now) for shard in open_shards]
+        sums = [_attempt_of(shard, kind, terms_for, attempt, trust, now) for shard in open_shards]
         _Exchanges(sums, ask, expected).run()
         open_shards = [
             one.shard
@@ -159,11 +175,13 @@ class _Attempt:
     """One sum of one shard while it is made.
 
     Attributes:
+        kind: What is summed.
         present: Who has answered properly so far.
         wanted: Vehicles without which it must not be made; 0: the threshold decides.
     """
 
     shard: ShardSum
+    kind: SumKind
     aggregator: Aggregator
     lanes: MaskedFormat
     lane_sum: LaneSum
@@ -194,8 +212,13 @@ class _Attempt:
         logger.warning("vehicle %s is out of shard %d: %s", vehicle, self.shard.number, error)
 
 
-def _attempt_of(
-    shard: ShardSum, terms_for: TermsFor, attempt: int, trust: Trust, now: datetime
+def _attempt_of(  # noqa: PLR0917 - what, of whom, when: each of them is needed
+    shard: ShardSum,
+    kind: SumKind,
+    terms_for: TermsFor,
+    attempt: int,
+    trust: Trust,
+    now: datetime,
 ) -> _Attempt:
     present = list(shard.summed or shard.vehicles)
     shard.terms = terms_for(shard.number, present, attempt, shard.sigma)
@@ -203,11 +226,12 @@ def _attempt_of(
     lanes = MaskedFormat.of(shard.terms)
     return _Attempt(
         shard=shard,
+        kind=kind,
         aggregator=Aggregator(shard.terms.SerializeToString(deterministic=True), trust, now),
         lanes=lanes,
         lane_sum=LaneSum(lanes),
         revocations=trust.revocations.der if trust.revocations else b"",
-        counters_C=np.zeros(len(SUM_COUNTERS), np.uint64),
+        counters_C=np.zeros(len(kind.counters), np.uint64),
         present=present,
         wanted=len(present) if attempt > 1 else 0,
     )
@@ -262,7 +286,7 @@ class _Exchanges:
                 one.present.append(vehicle)
 
     def _upload(self, one: _Attempt, vehicle: str, reply: Message) -> None:
-        payload_bytes = one.lanes.payload_bytes + _COUNTER_BYTES
+        payload_bytes = one.lanes.payload_bytes + one.kind.counter_bytes
         update = admit(envelope_of(reply), vehicle, self._expected, payload_bytes)
         if len(update.payload) != payload_bytes:
             detail = f"expected {payload_bytes} payload bytes, got {len(update.payload)}"
@@ -271,9 +295,9 @@ class _Exchanges:
             raise WrongContextError("the upload belongs to another sum")
         one.aggregator.verify_upload(vehicle, update.payload, update.header.signature)
         # From here on the update is in the sum: nothing below can fail.
-        vector, counters = update.payload[:-_COUNTER_BYTES], update.payload[-_COUNTER_BYTES:]
-        one.lane_sum.add(one.lanes.unpack(vector))
-        one.counters_C += np.frombuffer(counters, "<u8")
+        vector_bytes = one.lanes.payload_bytes
+        one.lane_sum.add(one.lanes.unpack(update.payload[:vector_bytes]))
+        one.counters_C += np.frombuffer(update.payload[vector_bytes:], "<u8")
 
 
 def _terms(one: _Attempt) -> dict[str, bytes]:
@@ -318,10 +342,10 @@ def _answer(reply: Message) -> bytes:
 
 def _finish(one: _Attempt) -> None:
     """Take the masks out and decode, or say why not."""
-    shard, lanes = one.shard, one.lanes
+    shard, lanes, counters = one.shard, one.lanes, one.kind.counters
     try:
         masks_P, masks_C = one.aggregator.mask_sum(
-            lanes.lane_type, lanes.padded_count, len(SUM_COUNTERS)
+            lanes.lane_type, lanes.padded_count, len(counters)
         )
     except (TooFewPeersError, BadSharesError) as error:
         one.give_up(str(error))
@@ -332,7 +356,7 @@ def _finish(one: _Attempt) -> None:
     shard.opened = True
     one.lane_sum.subtract(masks_P)
     one.counters_C -= masks_C
-    shard.counters = dict(zip(SUM_COUNTERS, map(int, one.counters_C), strict=True))
+    shard.counters = dict(zip(counters, map(int, one.counters_C), strict=True))
     decoded = lanes.decode(one.lane_sum.lanes_P)
     one.overflowed = decoded.overflowed
     if one.overflowed:
@@ -344,7 +368,7 @@ def _finish(one: _Attempt) -> None:
             shard.attempts,
         )
         return
-    fault = _counter_fault(shard)
+    fault = one.kind.fault(shard)
     if fault:
         one.give_up(fault)
         shard.summed = ()
@@ -365,13 +389,19 @@ def _narrowed(one: _Attempt) -> bool:
     return True
 
 
-def _counter_fault(shard: ShardSum) -> str:
+def _update_fault(shard: ShardSum) -> str:
     """Why the counters cannot be those of honest vehicles; empty where they can."""
     count, weight = shard.counters["count"], shard.counters["weight"]
     if count != len(shard.summed):
         return f"the sum counts {count} vehicles, {len(shard.summed)} are in it"
     if not count <= weight <= count * shard.terms.weight_cap:
         return f"the sum weighs {weight} examples, {count} vehicles can have {shard.terms.weight_cap} each"
-    if shard.counters["clipped"] > count:
+    # With noise the count of clipped updates may be anything.
+    if not shard.terms.count_noise_variance and shard.counters["clipped"] > count:
         return f"the sum counts {shard.counters['clipped']} clipped updates of {count}"
+    if shard.counters["loss_weight"] > weight:
+        return f"{shard.counters['loss_weight']} examples stand behind the loss, of {weight}"
     return ""
+
+
+UPDATES: Final = SumKind(SUM_COUNTERS, _update_fault)

@@ -60,7 +60,7 @@ from convoy_server.downlink import (
 )
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, check_evaluation, merge
-from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
+from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake, shard_record
 from convoy_server.noise import NoisePlan
 from convoy_server.observer import RoundPhase, RunObserver, Wait, wait_line
 from convoy_server.optimizers.registry import optimizer_for
@@ -85,6 +85,7 @@ from convoy_server.rounds import (
 from convoy_server.run_config import KEYS_KEY, RunConfig
 from convoy_server.run_directory import RunDirectory, model_digest
 from convoy_server.schedule import learning_rate_factor
+from convoy_server.score_sums import NO_SCORES, SummedScores, sum_scores, summed_scores
 from convoy_server.update_state import UpdateState, from_state_table, to_state_table
 from convoy_server.vehicles import Addresses, VehicleDirectory
 
@@ -151,11 +152,7 @@ class FleetStrategy(Strategy):
         self._sent = changed_part(schema.names, schema.sizes, run.training.freeze)
         self._codec = run.update.wire_name
         check_keys(keys, self._codec)
-        self._noise = (
-            NoisePlan(run.privacy, self._sent.size, run.update.modulus_bits)
-            if run.privacy.noise_multiplier is not None
-            else None
-        )
+        self._noise = self._noise_at(run.privacy.clip_norm)
         self._holders = ModelHolders(always_full=run.update.downlink == "full")
         self._grid: Grid | None = None
         self._optimizer = optimizer_for(run.round)
@@ -348,6 +345,9 @@ class FleetStrategy(Strategy):
             round_number=server_round,
             purpose=Purpose.EVALUATE,
         )
+        # Who came back since the round began has been met before, but not in this round.
+        current.nodes = {**current.nodes, **nodes}
+        current.names = {node: name for name, node in current.nodes.items()}
         published_N = published_model(self._next_checkpoint(current), self._run)
         model = current.model
         if published_N is not model.model_N:
@@ -365,14 +365,18 @@ class FleetStrategy(Strategy):
         current = self._current(server_round)
         asked = current.evaluation_lost
         checked: dict[str, CheckedEvaluation] = {}
+        waiting: set[str] = set()
         answered: set[str] = set()
         with _closing(replies) as stream:
             for reply in stream:
-                self._take_evaluation(reply, current, checked, answered)
+                self._take_evaluation(reply, current, checked, waiting, answered)
                 self._observer.phase("evaluate", len(answered), len(asked))
-        current.evaluation_lost = tuple(name for name in asked if name not in answered)
-        current.score = merge(checked)
-        if not checked:
+        summed = self._sum_scores(current, waiting) if waiting else NO_SCORES
+        refused = {one.vehicle for one in current.evaluation_rejections}
+        told = (answered - waiting) | {name for one in current.score_sums for name in one.summed}
+        current.evaluation_lost = tuple(name for name in asked if name not in told | refused)
+        current.score = merge(checked, summed)
+        if current.score.balanced_accuracy is None:
             return None
         self._scored_model = True
         return MetricRecord(
@@ -408,7 +412,7 @@ class FleetStrategy(Strategy):
                 keys=self._keys,
                 ask=lambda kind, requests: self._ask(current, kind, requests),
                 now=self._utc_now,
-                noise=self._noise,
+                noise=self._noise_at(current.clip_norm),
                 rate=current.rate,
             )
         return SingleIntake(
@@ -479,9 +483,10 @@ class FleetStrategy(Strategy):
         reply: Message,
         current: RoundInProgress,
         checked: dict[str, CheckedEvaluation],
+        waiting: set[str],
         answered: set[str],
     ) -> None:
-        """Keep one vehicle's counts or note why not."""
+        """Keep one vehicle's counts, or note that they wait for a masked sum, or why there are none."""
         vehicle = _sender(reply, current)
         current.traffic.came(vehicle, reply)
         self._observer.answered(vehicle)
@@ -497,6 +502,8 @@ class FleetStrategy(Strategy):
                     vehicle,
                     current.expected,
                 )
+                if evaluation.summed:
+                    waiting.add(vehicle)
             else:
                 checked[vehicle] = check_evaluation(evaluation, vehicle, current.expected)
         except MalformedMessageError as error:
@@ -508,6 +515,24 @@ class FleetStrategy(Strategy):
         else:
             self._holders.answered(vehicle, current.sent_model)
         answered.add(vehicle)
+
+    def _sum_scores(self, current: RoundInProgress, waiting: set[str]) -> SummedScores:
+        """Sum the scores that wait on the vehicles, where this run has masked sums without noise."""
+        if protection_of(self._codec) is not Protection.MASKED or self._noise is not None:
+            return NO_SCORES
+        assert self._keys is not None  # noqa: S101 - checked when built
+        sums = sum_scores(
+            waiting,
+            self._run,
+            current.expected,
+            current.sent_model,
+            keys=self._keys,
+            ask=lambda kind, requests: self._ask(current, kind, requests),
+            now=self._utc_now,
+        )
+        current.score_sums = tuple(shard_record(one) for one in sums)
+        current.evaluation_rejections += [refusal for one in sums for refusal in one.rejections]
+        return summed_scores(sums)
 
     def _step(
         self, current: RoundInProgress, aggregate: Aggregate | None
@@ -548,9 +573,18 @@ class FleetStrategy(Strategy):
         verdict = judge(self._canary(before_N), self._canary(after_N), self._run.canary)
         return "" if verdict.keep else verdict.reason
 
+    def _noise_at(self, clip_norm: float | None) -> NoisePlan | None:
+        """The noise of a round with that bound; None where there is none."""
+        if self._run.privacy.noise_multiplier is None:
+            return None
+        privacy = dataclasses.replace(self._run.privacy, clip_norm=clip_norm)
+        return NoisePlan(privacy, self._sent.size, self._run.update.modulus_bits)
+
     def _affords_a_round(self, grid: Grid) -> bool:
         """Whether the privacy budget allows another round; logs where it does not."""
-        if self._noise is None:
+        state = from_state_table(self._directory.checkpoint.update_state)
+        noise = self._noise_at(state.clip_norm)
+        if noise is None:
             return True
         settings = self._run.round
         fleet = len(list(grid.get_node_ids()))
@@ -559,15 +593,14 @@ class FleetStrategy(Strategy):
         if shard < MIN_MEMBERS:
             return True
         minimum = self._run.update.minimum_cohort
-        planned = self._noise.facts(
-            self._noise.step(shard, minimum),
+        planned = noise.facts(
+            noise.step(shard, minimum),
             survivors=shard,
             needed=uploads_needed(shard, minimum),
             rounds=settings,
             rate=wanted / fleet,
         )
-        state = from_state_table(self._directory.checkpoint.update_state)
-        if self._noise.affords(state.spent, planned):
+        if noise.affords(state.spent, planned):
             return True
         last = self._directory.checkpoint.round
         logger.warning(
@@ -620,6 +653,7 @@ class FleetStrategy(Strategy):
         }
         sealed = protection_of(self._codec) is Protection.SEALED
         keys = self._keys
+        revocations = keys.trust.revocations if sealed and keys is not None else None
         return RoundInstructions(
             run_id=self._directory.checkpoint.run_id,
             round=number,
@@ -635,6 +669,7 @@ class FleetStrategy(Strategy):
                 if sealed and keys is not None and keys.sealing_key is not None
                 else None
             ),
+            revocations=revocations.der if revocations is not None else b"",
         )
 
     def _expectation(self, number: int) -> Expectation:
@@ -843,7 +878,7 @@ def _refuse_stranger(vehicle: str, answered: Iterable[str]) -> None:
 def _last_round_is_scored(records: list[RoundRecord]) -> bool:
     """Whether the current global model has been scored, also before a restart."""
     for record in reversed(records):
-        if record.per_vehicle:
+        if record.balanced_accuracy is not None:
             return True
         if record.outcome == "done":
             return False

@@ -115,7 +115,7 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
             check_unseen(scenario.fleet, scenario.closed_loop.track_seeds)
         vehicles = gather_vehicles(scenario, plan, observer)
         check_vehicles(scenario.faults, [vehicle.vehicle_id for vehicle in vehicles])
-        check_sum_size(scenario.update, len(vehicles))
+        check_sum_size(scenario.update, scenario.round, len(vehicles))
         result = run_rounds(scenario, plan, vehicles, observer)
         trained = compare(scenario, plan.out, vehicles, observer)
         roads = _Roads(scenario, observer) if drives else None
