@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from convoy_protos.errors import BundleRefusedError, ConvoyError, SuperLinkError
+from convoy_protos.errors import ConvoyError, SuperLinkError
 from convoy_protos.flower_internals import (
     finish_task,
     keep_task,
@@ -28,7 +28,6 @@ from convoy_protos.flower_internals import (
     start_run,
     take_task,
 )
-from convoy_protos.run_bundle import read_run_bundle
 from convoy_server.service.restart_policy import RestartPolicy
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
 from convoy_server.service.serverapp_process import FAILED, INTERRUPTED, REASON_FILE, run_folder
@@ -84,15 +83,16 @@ class Executor:
             if taken is None:
                 return False
             running = RunningTask(task=taken[0], bundle=taken[1])
+            try:
+                run_folder(running, self._config)
+            except ConvoyError as error:
+                finish_task(self._address, running.task, f"refused: {error}")
+                logger.warning("run %d refused: %s", running.task.run_id, error)
+                return True
             save_task(state, running)
             logger.info("run %d taken on", running.task.run_id)
         elif not keep_task(self._address, running.task):
             self._submit_again(running)
-            return True
-        try:
-            read_run_bundle(running.bundle)
-        except BundleRefusedError as error:
-            self._finish(running, f"refused: {error}")
             return True
         outcome = self._work(running)
         if outcome == GIVEN_UP:
@@ -125,7 +125,9 @@ class Executor:
                 return None if self._stop.is_set() else GIVEN_UP
             policy = policy.ended(time.monotonic() - begin_s)
             if code > 0 and code != INTERRUPTED and policy.quick_ends >= MAX_FAULTS:
-                failure = f"the ServerApp ended with {code}, {MAX_FAULTS} times in a row: see the log"
+                failure = (
+                    f"the ServerApp ended with {code}, {MAX_FAULTS} times in a row: see the log"
+                )
                 end_status(run_folder(running, self._config), "failed", failure)
                 return failure
             logger.warning("the ServerApp ended with %d; again in %.1f s", code, policy.wait_s)

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from small_rounds import line
 from small_server import NOW, small_server
-from test_round_counts import line
 
 from convoy_protos.errors import JobFailedError
 from convoy_protos.findings import problems
