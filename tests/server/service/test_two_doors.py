@@ -4,55 +4,24 @@ import asyncio
 import http.client
 import socket
 import ssl
-import subprocess
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from small_doors import open_doors, server_in
 from small_server import small_server
 
 from convoy_protos.flower_internals import make_superlink, run_outcomes
 from convoy_server.service.executor import end_child, start_child
 from convoy_server.service.two_doors import FLEET_PATHS, HEALTH_PATH, fleet_only
 
-SERVER_TOML = """\
-state = "state"
-[fleet_door]
-host = "127.0.0.1"
-port = {fleet_door}
-certificate = "tls/server.pem"
-key = "tls/server.key"
-ca = "tls/tls-ca.pem"
-[private_door]
-port = {private_door}
-[services]
-port = {services}
-[metrics]
-port = {metrics}
-[identity]
-aggregator = "aggregator"
-"""
-
-
-def server_in(folder):
-    """A configuration, and its file."""
-    config = small_server(folder, made=datetime.now(UTC))
-    file = folder / "server.toml"
-    file.write_text(SERVER_TOML.format(**config.ports))
-    return config, file
-
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory):
     """The configuration of a SuperLink that runs."""
     config, file = server_in(tmp_path_factory.mktemp("server"))
-    process = start_child("two_doors", file)
-    try:
-        wait_until_open(process, config.fleet_door.port, config.private_door.port)
+    with open_doors(config, file):
         yield config
-    finally:
-        end_child(process)
 
 
 @pytest.fixture(scope="module")
@@ -175,16 +144,3 @@ def at_fleet_door(config, method, path):
         return connection.getresponse().status
     finally:
         connection.close()
-
-
-def wait_until_open(process: subprocess.Popen[bytes], *ports: int) -> None:
-    """Not for ever, and not for a process that has ended."""
-    end_s = time.monotonic() + 120
-    for port in ports:
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None
-            assert time.monotonic() < end_s
-            time.sleep(0.1)
