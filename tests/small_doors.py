@@ -10,7 +10,7 @@ from pathlib import Path
 
 from small_server import small_server
 
-from convoy_server.service.executor import end_child, start_child
+from convoy_server.service.child_processes import end_child, start_child
 from convoy_server.service.server_config import ServerConfig
 
 SERVER_TOML = """\
@@ -30,6 +30,8 @@ port = {services}
 port = {metrics}
 [identity]
 aggregator = "aggregator"
+[runs]
+keep_free_mb = 1
 """
 
 

@@ -37,11 +37,9 @@ from convoy_protos.flower_messages import (
     update_content,
 )
 from convoy_protos.protection import Protection, protection_of
+from convoy_protos.run_bundle import RUN_KEY
 from convoy_protos.settings import from_table
 from convoy_protos.v1.federation_pb2 import Trained
-
-RUN_CONFIG_KEY = "convoy-run"
-"""Flower run configuration: the run as JSON; the vehicle reads its table "data" only."""
 
 Exchange = Callable[[bytes, RecordDict, VehicleConfig], bytes]
 
@@ -158,14 +156,14 @@ def _exchange(handler: Exchange, message: Message, context: Context) -> Message:
 
 def _data_config(context: Context) -> DataConfig:
     """How this run reads recordings, so that a profile decodes them the way training will."""
-    run = context.run_config.get(RUN_CONFIG_KEY)
+    run = context.run_config.get(RUN_KEY)
     if run is None:
         return DataConfig()
     try:
         table = json.loads(str(run))["data"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{RUN_CONFIG_KEY}: expected a JSON object with 'data'") from error
-    return from_table(DataConfig, table, f"{RUN_CONFIG_KEY} data")
+        raise SettingsError(f"{RUN_KEY}: expected a JSON object with 'data'") from error
+    return from_table(DataConfig, table, f"{RUN_KEY} data")
 
 
 app = make_client_app()

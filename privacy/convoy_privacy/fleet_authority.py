@@ -104,7 +104,7 @@ class FleetAuthority:
         builder = (
             _builder(_ISSUER, signing_key.public_key(), _serial(random), now, _CA_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(key_usage(ca=True), critical=True)
         )
         certificate = builder.sign(signing_key, None).public_bytes(Encoding.DER)
         authority = cls(signing_key, certificate, b"", random=random)
@@ -172,7 +172,7 @@ class FleetAuthority:
         builder = (
             _builder(subject, public_key, serial, now, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(key_usage(ca=False), critical=True)
         )
         certificate = builder.sign(self.signing_key, None)
         entry = IssuedCertificate(
@@ -249,7 +249,8 @@ def _builder(
     )
 
 
-def _usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
+    """RFC 5280, 4.2.1.3: a CA signs certificates and lists, anybody else signs messages."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,

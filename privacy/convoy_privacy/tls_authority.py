@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from convoy_privacy.fleet_authority import CLOCK_SLACK
+from convoy_privacy.fleet_authority import CLOCK_SLACK, key_usage
 
 TLS_CERTIFICATE_DAYS: Final = 365
 
@@ -60,7 +60,7 @@ class TlsAuthority:
         certificate = (
             _builder(_ISSUER, private_key.public_key(), private_key.public_key(), now, _CA_DAYS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(key_usage(ca=True), critical=True)
             .sign(private_key, SHA256())
         )
         return cls(certificate=certificate.public_bytes(Encoding.DER), private_key=private_key)
@@ -88,7 +88,7 @@ class TlsAuthority:
                 x509.Name([]), private_key.public_key(), self.private_key.public_key(), now, days
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             # Critical, as RFC 5280 (4.2.1.6) wants it beside an empty subject.
             .add_extension(x509.SubjectAlternativeName(map(_host, hosts)), critical=True)
@@ -134,18 +134,4 @@ def _builder(
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
         )
-    )
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
     )

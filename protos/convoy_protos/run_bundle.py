@@ -17,6 +17,11 @@ from convoy_protos.errors import BundleRefusedError
 
 RunSettings = Mapping[str, str | int | float | bool]
 
+RUN_KEY: Final = "convoy-run"
+"""Key in Flower's run configuration: the run as JSON."""
+NAME_KEY: Final = "convoy-name"
+"""Key in Flower's run configuration: folder of the run on the server."""
+
 SERVER_APP: Final = "convoy_server.app:app"
 CLIENT_APP: Final = "convoy_edge_client.app:app"
 MAX_BUNDLE_BYTES: Final = 1 << 20

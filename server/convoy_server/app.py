@@ -24,6 +24,7 @@ from convoy_driving.parameters import (
 from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.party import Party, load_party, with_newest_revocations
 from convoy_protos.errors import SettingsError, UsageError
+from convoy_protos.run_bundle import RUN_KEY
 from convoy_protos.settings import to_table
 from convoy_server.audit import Clock, utc_now
 from convoy_server.checkpoint import Checkpoint
@@ -36,7 +37,6 @@ from convoy_server.run_config import (
     OUT_KEY,
     OVERWRITE_KEY,
     RESUME_KEY,
-    RUN_KEY,
     RunConfig,
     run_config_from_json,
 )

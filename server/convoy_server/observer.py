@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from convoy_server.round_log import RoundRecord
-from convoy_server.run_config import RunConfig
+
+if TYPE_CHECKING:  # torch comes with it
+    from convoy_server.run_config import RunConfig
 
 RoundPhase = Literal[
     "invite", "train", "check_in", "share", "upload", "unmask", "aggregate", "evaluate"
@@ -50,7 +52,7 @@ def wait_line(wait: Wait) -> str:
 class RunObserver(Protocol):
     """Told what happens, while it happens, from the thread that runs the rounds."""
 
-    def run_started(self, run: RunConfig, vehicles: Mapping[str, int], first_round: int) -> None:
+    def run_started(self, run: "RunConfig", vehicles: Mapping[str, int], first_round: int) -> None:
         """The fleet is known: training examples by vehicle id; first_round > 1 after a resume."""
 
     def round_started(self, number: int, cohort_size: int) -> None:
@@ -80,7 +82,7 @@ class RunObserver(Protocol):
 class SilentObserver:
     """Watches nothing; base of observers that care for a part only."""
 
-    def run_started(self, run: RunConfig, vehicles: Mapping[str, int], first_round: int) -> None:
+    def run_started(self, run: "RunConfig", vehicles: Mapping[str, int], first_round: int) -> None:
         """Ignored."""
 
     def round_started(self, number: int, cohort_size: int) -> None:

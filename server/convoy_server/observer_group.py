@@ -1,10 +1,13 @@
 """Several watchers of one run."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from convoy_server.observer import RunObserver, Wait
 from convoy_server.round_log import RoundRecord
-from convoy_server.run_config import RunConfig
+
+if TYPE_CHECKING:  # torch comes with it
+    from convoy_server.run_config import RunConfig
 
 
 class ObserverGroup:
@@ -13,7 +16,7 @@ class ObserverGroup:
     def __init__(self, observers: Sequence[RunObserver]) -> None:
         self._observers = tuple(observers)
 
-    def run_started(self, run: RunConfig, vehicles: Mapping[str, int], first_round: int) -> None:
+    def run_started(self, run: "RunConfig", vehicles: Mapping[str, int], first_round: int) -> None:
         """Passed on."""
         for observer in self._observers:
             observer.run_started(run, vehicles, first_round)

@@ -13,14 +13,13 @@ from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
 from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_protos.errors import SettingsError
+from convoy_protos.run_bundle import RUN_KEY
 from convoy_protos.settings import from_table, to_table
 from convoy_server.release.config import ReleaseConfig
 from convoy_server.robust.canary import CanaryConfig
 from convoy_server.robust.registry import RobustConfig
 from convoy_server.rounds import RoundConfig
 
-RUN_KEY: Final = "convoy-run"
-"""Key in Flower's run configuration: this configuration as JSON."""
 OUT_KEY: Final = "convoy-out"
 """Key in Flower's run configuration: the run directory."""
 RESUME_KEY: Final = "convoy-resume"

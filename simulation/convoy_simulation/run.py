@@ -18,6 +18,7 @@ from convoy_driving.parameters import load_parameters
 from convoy_edge_client.vehicle_config import NODE_CONFIG_KEY, VehicleConfig
 from convoy_protos.errors import JobFailedError
 from convoy_protos.flower_internals import make_context
+from convoy_protos.run_bundle import RUN_KEY
 from convoy_server.app import make_server_app
 from convoy_server.checkpoint import CHECKPOINT_FOLDER, load_checkpoint
 from convoy_server.federation import FederationResult
@@ -31,7 +32,6 @@ from convoy_server.run_config import (
     OUT_KEY,
     OVERWRITE_KEY,
     RESUME_KEY,
-    RUN_KEY,
     RunConfig,
     run_config_to_json,
 )

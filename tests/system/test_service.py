@@ -5,45 +5,23 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from small_doors import server_in
 from small_federation import PLAIN, round_lines, small_run
 from small_fleet import record_small_fleet
-from small_server import small_server
 
 from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_protos.flower_internals import register_node, start_run
-from convoy_protos.run_bundle import build_run_bundle
+from convoy_protos.run_bundle import NAME_KEY, RUN_KEY, build_run_bundle
 from convoy_server.audit import verify_audit
-from convoy_server.run_config import RUN_KEY, run_config_to_json
-from convoy_server.service.run_names import NAME_KEY
+from convoy_server.run_config import run_config_to_json
 from convoy_server.service.status_file import read_status
 
 CONVOY = Path(sys.executable).parent / "convoy"
-SERVER_TOML = """\
-state = "state"
-[fleet_door]
-host = "127.0.0.1"
-port = {fleet_door}
-certificate = "tls/server.pem"
-key = "tls/server.key"
-ca = "tls/tls-ca.pem"
-[private_door]
-port = {private_door}
-[services]
-host = "127.0.0.1"
-port = {services}
-[metrics]
-port = {metrics}
-[identity]
-aggregator = "aggregator"
-[runs]
-keep_free_mb = 1
-"""
 AGENT_TOML = """\
 [vehicle]
 vehicle_id = "{name}"
@@ -84,10 +62,9 @@ def service(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_run_survives_the_death_of_every_process(service, tmp_path):
-    config = small_server(tmp_path, made=datetime.now(UTC))
+    config, server_toml = server_in(tmp_path)
     private = f"127.0.0.1:{config.private_door.port}"
-    (tmp_path / "server.toml").write_text(SERVER_TOML.format(**config.ports))
-    supervisor = service("server", "--config", str(tmp_path / "server.toml"))
+    supervisor = service("server", "--config", str(server_toml))
     fleet = record_small_fleet(tmp_path / "fleet", vehicle_count=2)
     agents = []
     for name, file in fleet.vehicles.items():

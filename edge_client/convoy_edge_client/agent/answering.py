@@ -28,11 +28,10 @@ from convoy_protos.flower_internals import (
     node_identity,
 )
 from convoy_protos.flower_messages import EVALUATE, NOT_NOW, TRAIN
-from convoy_protos.run_bundle import read_run_bundle
+from convoy_protos.run_bundle import RUN_KEY, read_run_bundle
 
 logger = logging.getLogger(__name__)
 
-RUN_KEY: Final = "convoy-run"
 _WORK: Final = frozenset({TRAIN, EVALUATE})
 """Asks for minutes of the machine; the other messages take a moment and end what was begun."""
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from convoy_edge_client.agent.link_pace import BackOff
 from convoy_edge_client.agent.parcels import Parcel
 from convoy_edge_client.errors import AgentStoppedError
-from convoy_protos.errors import LinkDownError, LinkRefusedError
+from convoy_protos.errors import LinkDownError, LinkError, LinkRefusedError
 from convoy_protos.flower_internals import FleetConnection, object_ids, root_object_id
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class FleetLink:
         """Say goodbye if the server is there to hear it."""
         try:
             self._connection.deactivate()
-        except (LinkDownError, LinkRefusedError) as error:
+        except LinkError as error:
             logger.info("left without a goodbye: %s", error)
         self._connection.close()
 
@@ -150,7 +150,7 @@ class FleetLink:
         while True:
             try:
                 self.node_id = self._connection.activate(HEARTBEAT_S)
-            except (LinkDownError, LinkRefusedError) as error:
+            except LinkError as error:
                 back_off = back_off.failed()
                 self._wait(back_off, f"not let in yet: {error}")
             else:
@@ -162,7 +162,7 @@ class FleetLink:
             try:
                 if not self._connection.heartbeat(HEARTBEAT_S):
                     self.node_id = self._connection.activate(HEARTBEAT_S)
-            except (LinkDownError, LinkRefusedError) as error:
+            except LinkError as error:
                 logger.info("heartbeat: %s", error)
 
     def _wait(self, back_off: BackOff, why: str) -> None:

@@ -46,14 +46,11 @@ _RENEW_EVERY_S: Final = 24 * 3600.0
 class Resident:
     """The loop."""
 
-    def __init__(
-        self, link: FleetLink, answering: Answering, state: Path, stop: threading.Event
-    ) -> None:
+    def __init__(self, link: FleetLink, answering: Answering, state: Path) -> None:
         self._link = link
         self._answering = answering
         self._inbox = Shelf(state / "inbox")
         self._outbox = Shelf(state / "outbox")
-        self._stop = stop
 
     def step(self) -> bool:
         """Do the next thing there is to do; False: there is nothing.
@@ -123,7 +120,7 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0
             states=states,
             fetch_bundle=link.run_bundle,
         )
-        resident = Resident(link, answering, state, stop)
+        resident = Resident(link, answering, state)
         chores = _Chores(config, states, ledger)
         try:
             chores.do()

@@ -258,7 +258,7 @@ def main(config_path: Path) -> None:
 
 def desk_of(config: ServerConfig) -> EnrolmentDesk:
     """The desk that server.toml describes."""
-    private = f"{config.private_door.host}:{config.private_door.port}"
+    private = config.private_door.address
     return EnrolmentDesk(
         EnrolmentStore(config.state_folder / ENROLMENTS_FOLDER),
         Path(config.identity.aggregator),

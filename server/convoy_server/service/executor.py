@@ -9,9 +9,7 @@ Stands in for Flower's SuperExec and never executes what was submitted. A run ou
                           with the same settings and goes on in its run directory
 """
 
-import ctypes
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -28,12 +26,21 @@ from convoy_protos.flower_internals import (
     start_run,
     take_task,
 )
+from convoy_server.service.child_processes import end_child, start_child
 from convoy_server.service.restart_policy import RestartPolicy
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
-from convoy_server.service.serverapp_process import FAILED, INTERRUPTED, REASON_FILE, run_folder
 from convoy_server.service.status_file import end_status
 from convoy_server.service.structured_log import set_up_log
-from convoy_server.service.task_file import RunningTask, clear_task, load_task, save_task
+from convoy_server.service.task_file import (
+    FAILED,
+    INTERRUPTED,
+    REASON_FILE,
+    RunningTask,
+    clear_task,
+    load_task,
+    run_folder,
+    save_task,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +50,6 @@ GIVEN_UP: Final = "the SuperLink has given the task up"
 MAX_FAULTS: Final = 5
 """So often in a row may a ServerApp end soon after its start by a fault of its own."""
 
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None)
-"""Loaded here: between fork and exec nothing may be loaded."""
-
-_QUIET_FLOWER: Final = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_ENABLE_EVENT_LOG": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-}
-"""Flower reads these when it is imported, so they must be there when a process starts."""
-
 
 class Executor:
     """The loop."""
@@ -62,7 +58,7 @@ class Executor:
         self._config = config
         self._config_path = config_path
         self._stop = stop
-        self._address = f"{config.private_door.host}:{config.private_door.port}"
+        self._address = config.private_door.address
 
     def run(self) -> None:
         """Until asked to stop."""
@@ -170,30 +166,6 @@ class Executor:
         finish_task(self._address, running.task, failure)
         clear_task(self._config.state_folder)
         logger.info("run %d: %s", running.task.run_id, failure or "done")
-
-
-def start_child(module: str, config_path: Path) -> subprocess.Popen[bytes]:
-    """Start a process of the service that does not outlive this one."""
-    return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", f"convoy_server.service.{module}", str(config_path)],
-        env=os.environ | _QUIET_FLOWER,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing else runs in this process yet
-    )
-
-
-def end_child(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
-    """Ask a process to end, and make it end."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(config_path: Path) -> None:

@@ -5,9 +5,6 @@ from typing import Final
 
 from convoy_protos.errors import UsageError
 
-NAME_KEY: Final = "convoy-name"
-"""Key in Flower's run configuration."""
-
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

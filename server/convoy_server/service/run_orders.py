@@ -5,7 +5,6 @@ folder, so it can be read while the SuperLink is down.
 """
 
 import json
-import logging
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,17 +21,15 @@ from convoy_protos.flower_internals import (
     start_run,
     stop_run,
 )
-from convoy_protos.run_bundle import build_run_bundle, read_run_bundle
+from convoy_protos.run_bundle import NAME_KEY, RUN_KEY, build_run_bundle, read_run_bundle
 from convoy_protos.settings import from_table
 from convoy_server.audit import ROUNDS_FILE
 from convoy_server.round_log import RoundRecord, from_line
-from convoy_server.run_config import RUN_KEY, RunConfig, run_config_to_json
-from convoy_server.service.run_names import NAME_KEY, check_run_name
+from convoy_server.run_config import RunConfig, run_config_to_json
+from convoy_server.service.run_names import check_run_name
 from convoy_server.service.server_config import ServerConfig
-from convoy_server.service.status_file import STATUS_FILE, Status, read_status
+from convoy_server.service.status_file import STATUS_FILE, read_status, status_line
 from convoy_server.service.task_file import load_task
-
-logger = logging.getLogger(__name__)
 
 SIMULATION_TABLES: Final = frozenset({"fleet", "baselines", "closed_loop", "network", "faults"})
 POLL_S: Final = 0.5
@@ -76,7 +73,7 @@ def submit(config: ServerConfig, scenario: Path, name: str, now: datetime) -> Ru
     if out.exists():
         raise UsageError(f"{out}: there is a run of that name; choose another with --name")
     bundle = build_run_bundle({RUN_KEY: run_config_to_json(run), NAME_KEY: name})
-    run_id = start_run(_private(config), bundle)
+    run_id = start_run(config.private_door.address, bundle)
     return RunOrder(name=name, run_id=run_id, out=out, left_out=left_out)
 
 
@@ -108,8 +105,9 @@ def follow(config: ServerConfig, order: RunOrder, say: Callable[[str], None]) ->
         JobFailedError: It failed or was stopped; says why.
     """
     shown, phase, phase_s, told = 0, ("", 0), time.monotonic(), False
+    outcome, reachable = None, True
     while True:
-        status = _status(order.out)
+        status = read_status(order.out)
         for record in _records(order.out)[shown:]:
             say(_round_line(record))
             shown += 1
@@ -120,7 +118,13 @@ def follow(config: ServerConfig, order: RunOrder, say: Callable[[str], None]) ->
             raise JobFailedError(f"{order.name}: {status.state}: {status.why}")
         # Asked in this order: the executor forgets a task after it has submitted the run again.
         worked_on = _task_of(config, order.name) is not None
-        outcome = _outcome(config, order.run_id)
+        try:
+            outcome = newest_outcome(run_outcomes(config.private_door.address), order.run_id)
+            reachable = True
+        except SuperLinkError as error:
+            if reachable:
+                say(f"{error}; the run goes on once it is back")
+            outcome, reachable = None, False
         if not worked_on and outcome is not None and outcome.end in ("failed", "stopped"):
             raise JobFailedError(f"{order.name}: {outcome.end}: {outcome.details}")
         now = (status.phase, status.round) if status is not None else ("", 0)
@@ -128,8 +132,8 @@ def follow(config: ServerConfig, order: RunOrder, say: Callable[[str], None]) ->
             phase, phase_s, told = now, time.monotonic(), False
         elif not told and time.monotonic() - phase_s > PATIENCE_S:
             told = True
-            if waits := _waits_for(status):
-                say(waits)
+            if status is not None and status.waiting.wanted:
+                say(status_line(status))
         time.sleep(POLL_S)
 
 
@@ -137,7 +141,7 @@ def runs(config: ServerConfig) -> Iterator[str]:
     """One line a run, oldest first."""
     folders = [path for path in config.runs_folder.glob("*") if (path / STATUS_FILE).exists()]
     for folder in sorted(folders, key=lambda path: (path / STATUS_FILE).stat().st_mtime):
-        status = _status(folder)
+        status = read_status(folder)
         if status is not None:
             yield f"{folder.name}  {status.state}  round {status.round} of {status.rounds}  {status.why}"
 
@@ -149,14 +153,12 @@ def describe_run(config: ServerConfig, name: str) -> Iterator[str]:
         UsageError: There is none of that name.
     """
     out = config.runs_folder / check_run_name(name)
-    status = _status(out)
+    status = read_status(out)
     if status is None:
         raise UsageError(f"{out}: no run of that name; `convoy runs list` shows all")
     for record in _records(out):
         yield _round_line(record)
-    yield f"{name}: {status.state} {status.why}".rstrip()
-    if waits := _waits_for(status):
-        yield waits
+    yield status_line(status)
 
 
 def stop(config: ServerConfig, name: str) -> None:
@@ -170,7 +172,7 @@ def stop(config: ServerConfig, name: str) -> None:
     task = _task_of(config, name)
     if task is None:
         raise UsageError(f"{name}: does not run; `convoy runs list` shows what does")
-    stop_run(_private(config), task.run_id)
+    stop_run(config.private_door.address, task.run_id)
 
 
 def newest_outcome(outcomes: Mapping[int, RunOutcome], run_id: int) -> RunOutcome | None:
@@ -195,19 +197,6 @@ def _task_of(config: ServerConfig, name: str) -> ServerTask | None:
     return running.task
 
 
-def _outcome(config: ServerConfig, run_id: int) -> RunOutcome | None:
-    try:
-        return newest_outcome(run_outcomes(_private(config)), run_id)
-    except SuperLinkError as error:
-        logger.warning("%s", error)
-        return None
-
-
-def _status(out: Path) -> Status | None:
-    path = out / STATUS_FILE
-    return read_status(out) if path.exists() else None
-
-
 def _records(out: Path) -> list[RoundRecord]:
     path = out / ROUNDS_FILE
     if not path.exists():
@@ -227,19 +216,3 @@ def _round_line(record: RoundRecord) -> str:
         + f", {record.wall_s:.1f} s"
         + (f" ({record.abandoned_because})" if record.abandoned_because else "")
     )
-
-
-def _waits_for(status: Status | None) -> str:
-    if status is None or not status.waiting.wanted:
-        return ""
-    waiting = status.waiting
-    until = f", until {waiting.until}" if waiting.until else ""
-    missing = f", missing {', '.join(waiting.missing)}" if waiting.missing else ""
-    return (
-        f"round {status.round}, {status.phase}: waits for vehicles, {waiting.answered} of "
-        f"{waiting.wanted} there, {waiting.quorum} needed{until}{missing}"
-    )
-
-
-def _private(config: ServerConfig) -> str:
-    return f"{config.private_door.host}:{config.private_door.port}"

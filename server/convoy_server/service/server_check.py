@@ -3,7 +3,6 @@
 Starts nothing and writes nothing: ports are bound and let go, folders are looked at.
 """
 
-import ctypes
 import errno
 import os
 import shutil
@@ -27,12 +26,10 @@ from convoy_privacy.fleet_store import load_book
 from convoy_privacy.key_files import read_file
 from convoy_privacy.party import load_party
 from convoy_protos.findings import Finding, ok, problem, warning
+from convoy_protos.kernel_clock import TIME_ERROR, read_clock_state
 from convoy_server.service.server_config import ServerConfig, is_loopback
 
 EXPIRES_SOON: Final = timedelta(days=30)
-
-_TIME_ERROR: Final = 5
-"""What adjtimex(2) returns while nothing keeps the clock in step."""
 
 
 def check_server(config: ServerConfig, now: datetime | None = None) -> list[Finding]:
@@ -216,14 +213,15 @@ def check_ports(config: ServerConfig) -> Iterator[Finding]:
 
 def check_clock() -> Finding:
     """Certificates and deadlines go by the clock."""
-    adjtimex = getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
-    state = -1 if adjtimex is None else adjtimex(ctypes.create_string_buffer(512))
-    return clock_finding(state)
+    try:
+        return clock_finding(read_clock_state())
+    except (OSError, AttributeError):  # no such function outside of Linux
+        return clock_finding(-1)
 
 
 def clock_finding(state: int) -> Finding:
     """What adjtimex(2) says; -1: nothing."""
-    if state == _TIME_ERROR:
+    if state == TIME_ERROR:
         return warning(
             "clock",
             "nothing keeps it in step: install chrony or systemd-timesyncd; certificates are judged "

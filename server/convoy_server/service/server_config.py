@@ -67,6 +67,11 @@ class PrivateDoorConfig:
                 "whoever reaches this door can start and stop runs"
             )
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicesConfig:

@@ -1,14 +1,14 @@
 """One run's ServerApp, as a process: `python -m convoy_server.service.serverapp_process server.toml`.
 
 Runs the installed app with the settings of the task in task.json. Ends with 0 when the run is done, with 3
-and a line on standard output when it failed for good, by a signal or with anything else when it did not
+and a line in task.failed when it failed for good, by a signal or with anything else when it did not
 come to an end: then the executor starts it again and it goes on from the last finished round.
 """
 
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from convoy_protos.errors import ConvoyError
 from convoy_protos.flower_internals import act_as_server, make_context
@@ -16,15 +16,17 @@ from convoy_protos.run_bundle import read_run_bundle
 from convoy_server.checkpoint import CHECKPOINT_FOLDER
 from convoy_server.errors import RunInterruptedError
 from convoy_server.run_config import KEYS_KEY, OUT_KEY, RESUME_KEY
-from convoy_server.service.run_names import NAME_KEY, check_run_name
 from convoy_server.service.server_config import ServerConfig, load_server_config
 from convoy_server.service.status_file import end_status
 from convoy_server.service.structured_log import set_up_log
-from convoy_server.service.task_file import RunningTask, load_task
-
-FAILED: Final = 3
-INTERRUPTED: Final = 130
-REASON_FILE: Final = "task.failed"
+from convoy_server.service.task_file import (
+    FAILED,
+    INTERRUPTED,
+    REASON_FILE,
+    RunningTask,
+    load_task,
+    run_folder,
+)
 
 
 def settings_of(running: RunningTask, config: ServerConfig) -> dict[str, Any]:
@@ -39,16 +41,6 @@ def settings_of(running: RunningTask, config: ServerConfig) -> dict[str, Any]:
         KEYS_KEY: config.identity.aggregator,
         RESUME_KEY: (out / CHECKPOINT_FOLDER).exists(),
     }
-
-
-def run_folder(running: RunningTask, config: ServerConfig) -> Path:
-    """The run directory of a task.
-
-    Raises:
-        ConvoyError: As `settings_of`.
-    """
-    name = str(read_run_bundle(running.bundle).get(NAME_KEY, ""))
-    return config.runs_folder / check_run_name(name)
 
 
 def main(config_path: Path) -> int:
@@ -67,7 +59,7 @@ def main(config_path: Path) -> int:
 
         out = Path(settings[OUT_KEY])
         out.parent.mkdir(parents=True, exist_ok=True)
-        grid = act_as_server(f"{config.private_door.host}:{config.private_door.port}", running.task)
+        grid = act_as_server(config.private_door.address, running.task)
         context = make_context(running.task.node_id, {}, settings, run_id=running.task.run_id)
         make_server_app(observer=service_observer(out))(grid, context)
         end_status(out, "finished")

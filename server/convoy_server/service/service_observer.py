@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convoy_server.observer import RunObserver, SilentObserver, Wait
 from convoy_server.observer_group import ObserverGroup
-from convoy_server.run_config import RunConfig
 from convoy_server.service.status_file import StatusFile
 from convoy_server.service.structured_log import bind
 from convoy_server.tensorboard import TensorBoardObserver, tensorboard_installed
+
+if TYPE_CHECKING:  # torch comes with it
+    from convoy_server.run_config import RunConfig
 
 
 def service_observer(run_dir: Path) -> RunObserver:
@@ -33,7 +36,7 @@ class LogFields(SilentObserver):
     def __init__(self, run: str) -> None:
         self._run = run
 
-    def run_started(self, run: RunConfig, vehicles: Mapping[str, int], first_round: int) -> None:  # noqa: ARG002 - as RunObserver
+    def run_started(self, run: "RunConfig", vehicles: Mapping[str, int], first_round: int) -> None:  # noqa: ARG002 - as RunObserver
         """From here on in this thread."""
         bind(run=self._run, round=first_round)
 

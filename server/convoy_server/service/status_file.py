@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table, to_table
@@ -21,8 +21,10 @@ from convoy_server.audit import Clock, utc_now
 from convoy_server.errors import StorageError
 from convoy_server.observer import SilentObserver, Wait
 from convoy_server.round_log import RoundRecord
-from convoy_server.run_config import RunConfig
 from convoy_server.storage import TEMPORARY_PREFIX
+
+if TYPE_CHECKING:  # torch comes with it
+    from convoy_server.run_config import RunConfig
 
 STATUS_FILE: Final = "status.json"
 MAX_NAMES: Final = 50
@@ -150,7 +152,7 @@ class StatusFile(SilentObserver):
         self._phase_s: dict[str, float] = {}
         self._phase_began_s = now_s()
 
-    def run_started(self, run: RunConfig, vehicles: Mapping[str, int], first_round: int) -> None:  # noqa: ARG002 - as RunObserver
+    def run_started(self, run: "RunConfig", vehicles: Mapping[str, int], first_round: int) -> None:  # noqa: ARG002 - as RunObserver
         """The fleet is known."""
         self._count(introduced=len(vehicles))
         self._write(run=run.name, rounds=run.round.rounds)

@@ -20,7 +20,7 @@ from typing import Final
 
 import psutil
 
-from convoy_server.service.executor import end_child, start_child
+from convoy_server.service.child_processes import end_child, start_child
 from convoy_server.service.health_file import ProcessHealth, ServiceHealth, load_health, save_health
 from convoy_server.service.metrics import start_metrics
 from convoy_server.service.restart_policy import RestartPolicy

@@ -1,6 +1,6 @@
-"""task.json in the state folder: the run that the executor works on, so that it outlives the executor.
+"""What the executor and the ServerApp's process agree on: which run, and how it has ended.
 
-It holds the token that lets its holder act as the ServerApp: readable by the service's user only.
+task.json in the state folder is the run that is worked on, so that it outlives the executor. It holds the token that lets its holder act as the ServerApp: readable by the service's user only.
 """
 
 import base64
@@ -11,8 +11,18 @@ from typing import Any, Final
 
 from convoy_privacy.key_files import write_file
 from convoy_protos.flower_internals import ServerTask
+from convoy_protos.run_bundle import NAME_KEY, read_run_bundle
+from convoy_server.service.run_names import check_run_name
+from convoy_server.service.server_config import ServerConfig
 
 TASK_FILE: Final = "task.json"
+REASON_FILE: Final = "task.failed"
+"""One line: why the run failed for good."""
+
+FAILED: Final = 3
+"""Exit code of the ServerApp's process: the run failed for good, REASON_FILE says why."""
+INTERRUPTED: Final = 130
+"""Exit code of the ServerApp's process: it was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +58,13 @@ def load_task(state_folder: Path) -> RunningTask | None:
 def clear_task(state_folder: Path) -> None:
     """It is over."""
     (state_folder / TASK_FILE).unlink(missing_ok=True)
+
+
+def run_folder(running: RunningTask, config: ServerConfig) -> Path:
+    """The run directory of a task.
+
+    Raises:
+        ConvoyError: The run was submitted with more than settings, or without a usable name.
+    """
+    name = str(read_run_bundle(running.bundle).get(NAME_KEY, ""))
+    return config.runs_folder / check_run_name(name)

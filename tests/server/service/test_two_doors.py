@@ -12,7 +12,7 @@ from small_doors import open_doors, server_in
 from small_server import small_server
 
 from convoy_protos.flower_internals import make_superlink, run_outcomes
-from convoy_server.service.executor import end_child, start_child
+from convoy_server.service.child_processes import end_child, start_child
 from convoy_server.service.two_doors import FLEET_PATHS, HEALTH_PATH, fleet_only
 
 

@@ -1,37 +1,14 @@
-"""Is the clock right? Certificates, and the node's signature (good for 300 s), depend on it.
+"""Is the clock right? Certificates, and the node's signature (good for 300 s), depend on it."""
 
-Source: adjtimex(2): state TIME_ERROR means that nobody keeps the clock in step.
-"""
-
-import ctypes
-import os
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from convoy_protos.findings import Finding, ok, problem, warning
-
-_TIME_ERROR: Final = 5
-_TIMEX_BYTES: Final = 512
-"""More than struct timex has anywhere (208 on 64-bit Linux)."""
+from convoy_protos.kernel_clock import TIME_ERROR, read_clock_state
 
 _WARN_S: Final = 10.0
 _WRONG_S: Final = 120.0
-
-
-def read_clock_state() -> int:
-    """The kernel's clock state, without touching it.
-
-    Raises:
-        OSError: It does not say.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes = 0: only read
-    state = int(libc.adjtimex(buffer))
-    if state < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return state
 
 
 def look_at_clock() -> Finding:
@@ -44,7 +21,7 @@ def look_at_clock() -> Finding:
 
 def clock_finding(state: int) -> Finding:
     """By the state that adjtimex gives."""
-    if state == _TIME_ERROR:
+    if state == TIME_ERROR:
         return warning(
             "clock",
             "nobody keeps it in step: `timedatectl set-ntp true`, or install chrony; a container uses "
