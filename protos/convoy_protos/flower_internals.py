@@ -5,9 +5,9 @@ flwr.serverapp. When a Flower release moves something, this is the file to chang
 tests/protos/test_flower_internals.py says which.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -16,7 +16,12 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from convoy_protos.errors import LinkDownError, LinkRefusedError, SuperLinkError
+from convoy_protos.errors import (
+    LinkDownError,
+    LinkRefusedError,
+    MalformedMessageError,
+    SuperLinkError,
+)
 
 __all__ = [
     "CLIENT_APP_CRASHED",
@@ -356,31 +361,56 @@ def _fleet_errors() -> Iterator[None]:
 
 
 def object_ids(tree: bytes) -> list[str]:
-    """Of all objects in a serialized tree, the message's own among them."""
-    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    """Of all objects in a serialized tree, the message's own among them.
+
+    Raises:
+        MalformedMessageError: It is none.
+    """
     from flwr.supercore.inflatable.inflatable_object import iterate_object_tree  # noqa: PLC0415
 
-    return [one.object_id for one in iterate_object_tree(ObjectTree.FromString(tree))]
+    # One that is twice in the tree is sent once.
+    return list(dict.fromkeys(one.object_id for one in iterate_object_tree(_object_tree(tree))))
 
 
 def root_object_id(tree: bytes) -> str:
-    """Of the message itself."""
-    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    """Of the message itself.
 
-    return str(ObjectTree.FromString(tree).object_id)
+    Raises:
+        MalformedMessageError: It is no tree.
+    """
+    return str(_object_tree(tree).object_id)
+
+
+def _object_tree(tree: bytes) -> Any:
+    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+    try:
+        return ObjectTree.FromString(tree)
+    except DecodeError as error:
+        raise MalformedMessageError("the tree of a message's objects does not parse") from error
 
 
 def inflated_message(tree: bytes, contents: Mapping[str, bytes]) -> Message:
-    """The message that was sent, from the objects in its tree."""
-    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    """The message that was sent, from the objects in its tree.
+
+    Raises:
+        MalformedMessageError: They are none, or do not fit together.
+    """
+    return _inflated(root_object_id(tree), contents)
+
+
+def _inflated(root: str, contents: Mapping[str, bytes]) -> Message:
     from flwr.supercore.inflatable.inflatable_utils import (  # noqa: PLC0415
         inflate_object_from_contents,
     )
 
-    root = ObjectTree.FromString(tree).object_id
-    message = inflate_object_from_contents(root, dict(contents))
+    try:
+        message = inflate_object_from_contents(root, dict(contents))
+    except Exception as error:  # Flower's decoders raise whatever the bytes make them
+        raise MalformedMessageError(f"not a message: {type(error).__name__}: {error}") from error
     if not isinstance(message, Message):
-        raise TypeError(f"expected a message, got {type(message).__name__}")
+        raise MalformedMessageError(f"expected a message, got {type(message).__name__}")
     set_message_id(message, root)
     return message
 
@@ -473,10 +503,27 @@ def make_superlink(
         config = _parse_superlink_lifespan_config()
     finally:
         sys.argv = before
-    return create_app(config, SuperLinkLifespan)
+    app = create_app(config, SuperLinkLifespan)
+    # Each costs half a millisecond a request, and a round has hundreds; who authenticates stays.
+    app.user_middleware = [
+        each for each in app.user_middleware if _name_of(each.cls) not in _IDLE_MIDDLEWARE
+    ]
+    return app
 
 
-_OBJECT_BACK_OFF_S = 0.03
+def _name_of(kind: Any) -> str:
+    return str(kind.__name__)
+
+
+_IDLE_MIDDLEWARE = frozenset(
+    {
+        "ControlSensitiveResponseMiddleware",  # keeps tokens of Flower's hosted service out of caches
+        "ControlLicenseMiddleware",  # of Flower's enterprise edition, as are both event logs
+        "ControlEventLogMiddleware",
+        "FleetEventLogMiddleware",
+        "RuntimeTracingMiddleware",  # does nothing without FLWR_TRACING_ENABLED
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -630,18 +677,119 @@ def finish_task(private_address: str, task: ServerTask, failure: str = "") -> No
 
 
 def act_as_server(private_address: str, task: ServerTask) -> Any:
-    """Flower's Grid for the ServerApp of a task; this process builds its Messages from now on."""
-    from flwr.supercore.inflatable.inflatable_utils import pull_objects  # noqa: PLC0415
-    from flwr.superlink.grid import HttpGrid  # noqa: PLC0415
+    """Flower's Grid for the ServerApp of a task; this process builds its Messages from now on.
 
-    # A reply is seen before its objects have come; Flower then waits a second, which is most of a round.
-    defaults = pull_objects.__kwdefaults__ or {}
-    defaults["initial_backoff"] = _OBJECT_BACK_OFF_S
+    Unlike Flower's own it waits for nobody: a reply that is announced and not yet there whole is no reply.
+    """
     TaskIdentity.run_id, TaskIdentity.node_id = task.run_id, task.node_id
     TaskIdentity.task_id = task.task_id
-    grid = HttpGrid(private_address, insecure=True, token=task.token)
+    grid = _impatient_grid(private_address, task.token)
     grid.set_run(empty_run(task.run_id))
     return grid
+
+
+def _impatient_grid(private_address: str, token: str) -> Any:
+    """Flower's own waits inside `pull_messages` for the last object, however slow its sender's link is.
+
+    Meanwhile it looks at no other reply and at no deadline: three minutes where a sender is gone.
+    """
+    from flwr.proto.message_pb2 import (  # noqa: PLC0415
+        ConfirmMessageReceivedRequest,
+        PullObjectRequest,
+    )
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest  # noqa: PLC0415
+    from flwr.superlink.grid import HttpGrid  # noqa: PLC0415
+
+    class ImpatientGrid(HttpGrid):
+        """Keeps what has come of replies that are on their way."""
+
+        def __init__(self) -> None:
+            super().__init__(private_address, insecure=True, token=token)
+            self._coming: dict[str, _ComingReply] = {}
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            """Whoever asks anew waits no more for what was asked before."""
+            self._coming.clear()
+            return super().push_messages(messages)
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            """Replies to these that have come whole."""
+            asked = list(message_ids)
+            unseen = [key for key in asked if key not in self._coming]
+            if unseen:
+                request = PullAppMessagesRequest(message_ids=unseen)
+                answer = self._runtime_client.PullMessages(request)
+                for message, tree in zip(
+                    answer.messages_list, answer.message_object_trees, strict=True
+                ):
+                    self._coming[message.metadata.reply_to_message_id] = _ComingReply(
+                        root=tree.object_id, missing=object_ids(tree.SerializeToString())
+                    )
+            replies = [self._finished(key) for key in asked if key in self._coming]
+            return [reply for reply in replies if reply is not None]
+
+        def _finished(self, key: str) -> Message | None:
+            coming = self._coming[key]
+            while coming.missing:
+                request = PullObjectRequest(
+                    node=self.node, run_id=self.run.run_id, object_id=coming.missing[-1]
+                )
+                answer = self._runtime_client.PullObject(request)
+                if not answer.object_found:
+                    del self._coming[key]
+                    return _lost_reply(self.run.run_id, key, "it never came whole")
+                if not answer.object_available:
+                    return None
+                coming.contents[coming.missing.pop()] = answer.object_content
+            del self._coming[key]
+            self._runtime_client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(
+                    node=self.node, run_id=self.run.run_id, message_object_id=coming.root
+                )
+            )
+            try:
+                return _inflated(coming.root, coming.contents)
+            except MalformedMessageError as error:
+                return _lost_reply(self.run.run_id, key, str(error))
+
+    return ImpatientGrid()
+
+
+@dataclass(slots=True, kw_only=True)
+class _ComingReply:
+    """A reply whose sender has announced it.
+
+    Attributes:
+        root: Id of the message itself.
+        missing: Ids of the objects that have not come.
+        contents: Of those that have, by id.
+    """
+
+    root: str
+    missing: list[str]
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+
+def _lost_reply(run_id: int, key: str, why: str) -> Message:
+    """As Flower's own grid tells of a sender who was gone for so long that what had come is deleted."""
+    import time  # noqa: PLC0415
+
+    from flwr.app import Metadata  # noqa: PLC0415
+    from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE  # noqa: PLC0415
+
+    metadata = Metadata(
+        run_id=run_id,
+        message_id="",
+        src_node_id=SERVER_NODE_ID,
+        dst_node_id=SERVER_NODE_ID,
+        reply_to_message_id=key,
+        group_id="",
+        created_at=time.time(),
+        ttl=0.0,
+        message_type=SYSTEM_MESSAGE_TYPE,
+    )
+    error = Error(code=int(ErrorCode.MESSAGE_UNAVAILABLE), reason=f"a reply was announced: {why}")
+    return make_message(metadata=metadata, error=error)
 
 
 @contextmanager

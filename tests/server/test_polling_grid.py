@@ -83,8 +83,30 @@ def test_polls_grow_rare_while_nothing_comes_and_frequent_when_something_does():
     fake = FakeGrid([60.0, 60.5])
     assert list(replies(fake, None)) == [0, 1]
     assert max(fake.pauses) == LONGEST_PAUSE_S
-    assert fake.pulls < 100
-    assert fake.now_s < 61.0
+    assert fake.pulls < 200
+    assert fake.now_s < 60.5 + LONGEST_PAUSE_S
+
+
+def test_a_reply_that_took_long_to_use_does_not_keep_the_next_one_waiting():
+    fake = FakeGrid([0.0, 1.0])
+    stream = replies(fake, None)
+    assert next(stream) == 0
+    fake.now_s = 5.0  # it was a large one
+    assert next(stream) == 1
+    assert fake.now_s == 5.0
+
+
+def test_a_sweep_that_takes_long_is_followed_by_as_long_a_pause():
+    fake = FakeGrid([60.0] * 3)
+    pull = fake.pull_messages
+
+    def slow(message_ids):
+        fake.now_s += 1.0
+        return pull(message_ids)
+
+    fake.pull_messages = slow
+    assert list(replies(fake, None)) == [0, 1, 2]
+    assert min(fake.pauses) >= 3.0
 
 
 def test_no_messages_no_replies():
