@@ -20,6 +20,7 @@ from convoy_protos.errors import (
     LinkDownError,
     LinkRefusedError,
     MalformedMessageError,
+    NodeUnknownError,
     SuperLinkError,
 )
 
@@ -170,6 +171,8 @@ def _control(private_address: str) -> Iterator[Any]:
 
 _CALL_BYTES = 1500
 """Headers, signature and TLS records of a call and its answer, about."""
+_KEEP_OPEN_S = 60.0
+"""Longer than the pause between two questions, shorter than what the server allows (75 s)."""
 
 
 class FleetConnection:
@@ -212,7 +215,7 @@ class FleetConnection:
         self._public_key = public_key_to_bytes(key.public_key())
         self._count_bytes = count_bytes
         self._node: Any = None
-        self._client = FleetHttpClient.from_server_address(
+        self._client: Any = FleetHttpClient.from_server_address(
             address,
             False,
             root_certificates,
@@ -221,10 +224,20 @@ class FleetConnection:
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
         )
+        # Flower's client lets go of a connection after 5 s: every question of an idle node would begin
+        # with a handshake, which costs three times what the question does.
+        transport: Any = self._client._client._transport
+        transport._pool._keepalive_expiry = _KEEP_OPEN_S
 
     def close(self) -> None:
         """Close the connection; the server learns nothing by it."""
         self._client.close()
+
+    def resume(self, node_id: int) -> None:
+        """Be the node of an earlier `activate`, which the server refuses while that one seems to live."""
+        from flwr.proto.node_pb2 import Node  # noqa: PLC0415
+
+        self._node = Node(node_id=node_id)
 
     def activate(self, heartbeat_interval_s: float) -> int:
         """Say that the node is there, for so long; returns its id."""
@@ -292,7 +305,12 @@ class FleetConnection:
             self._client.ConfirmMessageReceived(request)
 
     def push(self, reply: bytes, tree: bytes, runtime_s: float) -> tuple[set[str], str]:
-        """Announce a reply; returns the ids of the objects that the server still lacks, and a session."""
+        """Announce a reply.
+
+        Returns:
+            The ids of the objects that the server still lacks, and the session in which it takes them.
+            No ids: it has them all, or does not wait for this reply; the SuperLink does not say which.
+        """
         from flwr.proto.fleet_pb2 import PushMessagesRequest  # noqa: PLC0415
         from flwr.proto.message_pb2 import Message as ProtoMessage  # noqa: PLC0415
         from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
@@ -307,8 +325,18 @@ class FleetConnection:
             response = self._client.PushMessages(request)
         return set(response.objects_to_push), response.session_id
 
-    def push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
-        """Hand over one object."""
+    def push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> bool:
+        """Hand over one object.
+
+        Args:
+            run_id: Of its run.
+            session: From `push`; empty: whichever session waits for the object.
+            object_id: Digest of the content.
+            content: At most what `set_chunk_bytes` says, and a header.
+
+        Returns:
+            False: nobody waits for it; it is there already, or the session is over.
+        """
         from flwr.proto.message_pb2 import PushObjectRequest  # noqa: PLC0415
 
         request = PushObjectRequest(
@@ -320,9 +348,7 @@ class FleetConnection:
         )
         self._count_bytes(len(content))
         with self._call():
-            stored = self._client.PushObject(request).stored
-        if not stored:
-            raise LinkRefusedError("the server takes the reply no more: its round or run is over")
+            return bool(self._client.PushObject(request).stored)
 
     def run_bundle(self, run_id: int) -> tuple[bytes, dict[str, Any]]:
         """The bundle that a run was submitted with, and the settings that override those in it."""
@@ -353,11 +379,15 @@ def _fleet_errors() -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         text = f"{code}: {error.response.text[:200]}"
-        if code in (502, 503, 504) or code == 429:
+        if code >= 500 or code in (408, 429):
             raise LinkDownError(text) from error
+        if code == 401:
+            raise NodeUnknownError(text) from error
         raise LinkRefusedError(text) from error
     except httpx.HTTPError as error:
         raise LinkDownError(f"{type(error).__name__}: {error}") from error
+    except ValueError as error:  # how Flower's client says that the answer does not parse
+        raise LinkDownError(f"the answer is none of a SuperLink's: {error}") from error
 
 
 def object_ids(tree: bytes) -> list[str]:
@@ -485,6 +515,7 @@ def make_superlink(
     """
     import sys  # noqa: PLC0415
 
+    from flwr.supercore.corestate import sql_corestate  # noqa: PLC0415
     from flwr.superlink.cli.flower_superlink import (  # noqa: PLC0415
         SuperLinkLifespan,
         _parse_superlink_lifespan_config,
@@ -503,12 +534,17 @@ def make_superlink(
         config = _parse_superlink_lifespan_config()
     finally:
         sys.argv = before
+    sql_corestate.__dict__["OBJECT_PUSH_SESSION_TTL_SECONDS"] = _UPLOAD_PATIENCE_S
     app = create_app(config, SuperLinkLifespan)
     # Each costs half a millisecond a request, and a round has hundreds; who authenticates stays.
     app.user_middleware = [
         each for each in app.user_middleware if _name_of(each.cls) not in _IDLE_MIDDLEWARE
     ]
     return app
+
+
+_UPLOAD_PATIENCE_S = 3600
+"""For so long an upload that was cut can go on. Flower's three minutes are less than a fuel stop takes."""
 
 
 def _name_of(kind: Any) -> str:
