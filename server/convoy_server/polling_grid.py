@@ -15,6 +15,8 @@ from flwr.serverapp import Grid
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 2.0
+CLOCK_SLACK_S: Final = 120.0
+"""How far a vehicle's clock may be off: its reply is dated by it and must not seem older than its message."""
 _LATE_SHARE: Final = 0.1
 
 
@@ -39,11 +41,17 @@ class PollingGrid(Grid):
     ) -> Iterator[Message]:
         """Send all, then yield replies as they come, until all came or `timeout` seconds passed.
 
-        A message that could not be sent has no reply.
+        A message that could not be sent has no reply. With a timeout messages expire soon after it: else a
+        vehicle could come back to work that nobody waits for, within Flower's 12 hours.
         """
-        end_s = None if timeout is None else self._now_s() + timeout
+        sent = list(messages)
+        end_s = None
+        if timeout is not None:
+            end_s = self._now_s() + timeout
+            for message in sent:
+                message.metadata.ttl = timeout + CLOCK_SLACK_S
         # Flower's grid puts None in place of what it could not push.
-        waiting = [key for key in self._grid.push_messages(list(messages)) if key]
+        waiting = [key for key in self._grid.push_messages(sent) if key]
         news_s = self._now_s()
         while waiting and (end_s is None or self._now_s() < end_s):
             begin_s = self._now_s()
