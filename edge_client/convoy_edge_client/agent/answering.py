@@ -6,6 +6,7 @@ deterministic and the exchanges of a secure sum answer a repeated request with t
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -16,7 +17,12 @@ from convoy_edge_client.agent.agent_config import WorkConfig
 from convoy_edge_client.agent.guards import Verdict
 from convoy_edge_client.agent.parcels import Parcel
 from convoy_edge_client.agent.run_states import RunStates
-from convoy_edge_client.errors import AgentStoppedError, NotNowError, RefusedInstructionsError
+from convoy_edge_client.errors import (
+    AgentStoppedError,
+    NotNowError,
+    RefusedInstructionsError,
+    StaleMessageError,
+)
 from convoy_edge_client.vehicle_config import NODE_CONFIG_KEY
 from convoy_protos.errors import BundleRefusedError, NodeUnknownError
 from convoy_protos.flower_internals import (
@@ -54,6 +60,7 @@ class Answering:
         states: RunStates,
         fetch_bundle: Callable[[int], Bundle],
         chunk_bytes: Callable[[], int],
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         """Load nothing yet.
 
@@ -65,6 +72,7 @@ class Answering:
             states: What it knows of each run.
             fetch_bundle: Asks the server for the bundle of a run and what overrides it.
             chunk_bytes: Into pieces of what size an answer is cut now.
+            unix_s: The clock.
         """
         self._make_app = make_app
         self._vehicle_file = vehicle_file
@@ -73,6 +81,7 @@ class Answering:
         self._states = states
         self._fetch_bundle = fetch_bundle
         self._chunk_bytes = chunk_bytes
+        self._unix_s = unix_s
         self._app: ClientApp | None = None
         self._settings: dict[int, dict[str, Any]] = {}
 
@@ -81,11 +90,17 @@ class Answering:
 
         Raises:
             MalformedMessageError: It is no message, so that nobody can be answered.
+            StaleMessageError: Nobody waits for the answer any more.
             AgentStoppedError: Asked to stop in the middle.
             NodeUnknownError: The server does not tell this device about the run.
         """
         with node_identity(parcel.run_id, node_id):
             message = inflated_message(parcel.tree, parcel.objects)
+            late_s = self._unix_s() - message.metadata.created_at - message.metadata.ttl
+            if late_s > 0:
+                raise StaleMessageError(
+                    f"{message.metadata.message_type} expired {late_s:.0f} s ago: its round is over"
+                )
             try:
                 _refuse_deadly(parcel.interruptions)
                 reply = self._reply(message, node_id)

@@ -33,8 +33,9 @@ from convoy_edge_client.agent.state_files import keep
 from convoy_edge_client.agent.traffic import TrafficLedger
 from convoy_edge_client.agent.upload import UploadRecord
 from convoy_edge_client.agent.watch import Guard
-from convoy_edge_client.errors import AgentRunningError, AgentStoppedError
+from convoy_edge_client.errors import AgentRunningError, AgentStoppedError, StaleMessageError
 from convoy_edge_client.vehicle_config import save_vehicle_config
+from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.key_files import read_file
 from convoy_protos.errors import (
     ConvoyError,
@@ -92,7 +93,7 @@ class Resident:
         except (AgentStoppedError, NodeUnknownError):
             self._inbox.put(message)
             raise
-        except MalformedMessageError as error:
+        except (MalformedMessageError, StaleMessageError) as error:
             logger.warning("a message is dropped: %s", error)
             self._inbox.clear()
             return True
@@ -176,16 +177,21 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0
             chores.do()
             link.open()
             keep(node_file, b"%d\n" % link.node_id, durable=True)
-            return _loop(resident, config, stop, chores, once_s)
+            return work_on(resident, config, stop, chores.do, once_s)
         except AgentStoppedError:  # before the first message
             return 0
         finally:
             link.close()
 
 
-def _loop(
-    resident: Resident, config: AgentConfig, stop: threading.Event, chores: "_Chores", once_s: float
+def work_on(
+    resident: Resident,
+    config: AgentConfig,
+    stop: threading.Event,
+    do_chores: Callable[[], None],
+    once_s: float,
 ) -> int:
+    """Step after step until asked to stop; see `run_agent`."""
     answered, last_s, refusals = 0, time.monotonic(), BackOff()
     while not stop.is_set():
         try:
@@ -193,10 +199,10 @@ def _loop(
             refusals = BackOff()
         except AgentStoppedError:
             break
-        except LinkRefusedError as error:
+        except (LinkRefusedError, FleetFolderError) as error:
             refusals = refusals.failed()
             wait_s = refusals.wait_s(random.random())  # noqa: S311
-            logger.warning("the server refuses: %s; asked again in %.1f s", error, wait_s)
+            logger.warning("server or disk refuses: %s; tried again in %.1f s", error, wait_s)
             stop.wait(wait_s)
             worked = False
         if worked:
@@ -205,7 +211,7 @@ def _loop(
         idle_s = time.monotonic() - last_s
         if once_s and idle_s > once_s:
             break
-        chores.do()
+        do_chores()
         stop.wait(poll_pause_s(idle_s, config.link.slowest_poll_s, random.random()))  # noqa: S311
     return answered
 

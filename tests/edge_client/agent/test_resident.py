@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -10,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from superlink_double import AFTER, BEFORE, Crash, SuperLinkDouble, down, unknown
 
-from convoy_edge_client.agent.agent_config import WorkConfig
+from convoy_edge_client.agent.agent_config import AgentConfig, WorkConfig
 from convoy_edge_client.agent.answering import MAX_INTERRUPTIONS, Answering
 from convoy_edge_client.agent.fleet_link import FleetLink
 from convoy_edge_client.agent.guards import Verdict
-from convoy_edge_client.agent.resident import Resident
+from convoy_edge_client.agent.resident import Resident, work_on
 from convoy_edge_client.agent.run_states import RunStates
 from convoy_edge_client.errors import AgentStoppedError
+from convoy_edge_client.vehicle_config import VehicleConfig
+from convoy_privacy.errors import FleetFolderError
 from convoy_protos.errors import LinkDownError, LinkRefusedError
 from convoy_protos.flower_messages import NOT_NOW
 
@@ -101,6 +104,7 @@ class Device:
         self.verdict = verdict
         self.stop = stop or Impatient()
         self.births = 0
+        self.unix_s = time.time
 
     def boot(self):
         self.births += 1
@@ -113,6 +117,7 @@ class Device:
             states=RunStates(self.state / "runs"),
             fetch_bundle=link.run_bundle,
             chunk_bytes=lambda: CHUNK,
+            unix_s=self.unix_s,
         )
         resident = Resident(link, answering, self.state)
         link._activate()
@@ -329,6 +334,59 @@ def test_a_message_that_is_none_is_dropped(tmp_path, caplog):
 
     assert "a message is dropped" in caplog.text
     assert device.births == 1
+
+
+def test_a_message_whose_round_ended_while_the_car_was_parked_is_dropped_with_the_reason(
+    tmp_path, caplog
+):
+    server = SuperLinkDouble()
+    server.ask("a", "train")
+    device = Device(tmp_path, server)
+    device.unix_s = lambda: time.time() + 13 * 3600.0  # Flower's messages are good for 12 hours
+
+    device.work_until_idle()
+
+    assert device.calls == []
+    assert "a message is dropped: train expired 3600 s ago" in caplog.text
+    assert not list(tmp_path.glob("*box"))
+
+
+class Steps:
+    """In place of a Resident: what each step does."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def step(self):
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+CONFIG = AgentConfig(
+    state="state",
+    vehicle=VehicleConfig(vehicle_id="a", recordings=("r",), cache_dir="c"),
+)
+
+
+@pytest.mark.parametrize(
+    "error", [FleetFolderError("state/outbox", "No space left on device"), LinkRefusedError("403")]
+)
+def test_a_disk_or_a_server_that_refuses_is_waited_for(error, caplog):
+    steps = Steps(True, error, True, AgentStoppedError("stop"))
+
+    assert work_on(steps, CONFIG, Impatient(), lambda: None, 0.0) == 2
+
+    assert str(error) in caplog.text
+    assert steps.steps == []
+
+
+def test_a_trial_ends_when_no_more_work_comes():
+    chores = []
+    steps = Steps(True, *[False] * 50)
+    assert work_on(steps, CONFIG, Impatient(), lambda: chores.append(1), 1e-9) == 1
+    assert len(steps.steps) > 40
 
 
 def test_a_message_whose_run_ended_before_it_had_come_is_dropped(tmp_path, caplog):
