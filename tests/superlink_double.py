@@ -20,7 +20,7 @@ from convoy_protos.flower_internals import (
     root_object_id,
     server_identity,
 )
-from convoy_protos.run_bundle import build_run_bundle
+from convoy_protos.run_bundle import RUN_KEY, build_run_bundle
 
 RUN_ID = 7
 NODE_ID = 42
@@ -76,7 +76,7 @@ class SuperLinkDouble:
     known: bool = True
     lost: list = field(default_factory=list)
     run_over: bool = False
-    settings: dict = field(default_factory=lambda: {"convoy-run": '{"name": "night"}'})
+    settings: dict = field(default_factory=lambda: {RUN_KEY: '{"name": "night"}'})
 
     def ask(self, text, message_type="query.echo", payload=b""):
         """Have an instruction wait for the node; returns its id."""
