@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -95,6 +96,8 @@ def run_small_federation(
 def announce_and_run(started: Event, *args: Any, **kwargs: Any) -> None:
     """`run_small_federation` for a process that somebody wants to kill, in a group of its own."""
     os.setpgid(0, 0)
+    # A shell starts what it runs in the background with Ctrl-C ignored, tests too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started.set()
     run_small_federation(*args, **kwargs)
 
