@@ -22,6 +22,7 @@ from convoy_server.errors import (
     TooManyAbandonedRoundsError,
 )
 from convoy_server.observer import SilentObserver
+from convoy_server.strategy import FleetStrategy
 
 
 def run_once(out, faults=(), vehicles=4, resume=False, observer=None, **settings):
@@ -181,6 +182,23 @@ def test_an_impossible_evaluation_is_left_out(tmp_path, fault, reason):
 def test_a_vehicle_may_vanish_during_evaluation(tmp_path):
     result = run_once(tmp_path, {"car2": {"evaluation_fault": "vanish"}}, rounds=1)
     assert result.records[0].evaluation_lost == ("car2",)
+
+
+def test_a_vehicle_that_comes_back_in_the_middle_of_a_round_is_asked_for_its_scores(
+    tmp_path, monkeypatch
+):
+    configure = FleetStrategy.configure_train
+
+    def while_car2_is_away(self, number, arrays, config, grid):
+        with pytest.MonkeyPatch.context() as patch:
+            if number == 2:
+                patch.setattr(grid, "get_node_ids", lambda: [100, 101, 103])
+            return configure(self, number, arrays, config, grid)
+
+    monkeypatch.setattr(FleetStrategy, "configure_train", while_car2_is_away)
+    _, second = run_once(tmp_path, rounds=2).records
+    assert second.completed == 3
+    assert set(second.per_vehicle) == {"car0", "car1", "car2", "car3"}
 
 
 @pytest.mark.parametrize("profile_fault", ["vanish", "garbage"])
