@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from small_sum import NOW, authority, identity
+from small_sum import NOW, new_authority
 
+from convoy_privacy.certificates import Role
 from convoy_privacy.errors import BadSignatureError, SealedMessageError, WrongContextError
 from convoy_privacy.sealed_update import open_update
 from convoy_privacy.sealing import X25519_SUITE, sealing_key
@@ -34,7 +35,9 @@ CONTEXT = bytes(range(32))
 NUMBERS = b"what the sealed codec wrote"
 KEY = sealing_key(X25519_SUITE, bytes([1]) * 32)
 EPHEMERAL = bytes([2]) * 32
-SENDER = identity(1)
+# Of its own: names and serial numbers depend on who was issued before.
+AUTHORITY = new_authority("sealed update vectors")
+SENDER, OTHER = (AUTHORITY.issue(name, Role.VEHICLE, NOW) for name in ("car 1", "car 2"))
 COMMENT = """\
 # A sealed update in its envelope: sealed to the aggregator, signed by the vehicle. Bytes as hex.
 #
@@ -83,7 +86,7 @@ def test_every_broken_one_is_watched_and_as_it_is_made():
 
 def opened(blob):
     header, payload = envelope.unpack(blob)
-    trust = authority().trust()
+    trust = AUTHORITY.trust()
     return open_update(payload, header, context_digest=CONTEXT, key=KEY, trust=trust, now=NOW)
 
 
@@ -134,7 +137,7 @@ def broken():
     lighter, _ = update()
     lighter.example_count = 5
     foreign, _ = update()
-    sign(foreign, sealed, identity(2))
+    sign(foreign, sealed, OTHER)
     changed = sealed[:-1] + bytes([sealed[-1] ^ 1])
     rewritten, _ = update(example_count=5)
     elsewhere, _ = update(context_digest=bytes(32))
