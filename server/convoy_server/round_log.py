@@ -37,7 +37,8 @@ class ShardRecord:
         vehicles: Who was asked.
         summed: Whose update is in the sum.
         attempts: Sums tried; each after the first because the one before overflowed.
-        wrap_ratio: Spread of the sum over its range: 0.22 is right, above 0.30 is never applied.
+        wrap_ratio: Spread of the sum over its range: 0.22 is right; above 0.30, with few bits and many
+            vehicles up to 0.50, it is never applied.
         modulus_bits: Bits a parameter.
         step: Of the quantizer, in parameter units.
         culprits: Who sent wrong shares.

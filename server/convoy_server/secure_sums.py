@@ -357,7 +357,7 @@ def _finish(one: _Attempt) -> None:
     one.lane_sum.subtract(masks_P)
     one.counters_C -= masks_C
     shard.counters = dict(zip(counters, map(int, one.counters_C), strict=True))
-    decoded = lanes.decode(one.lane_sum.lanes_P)
+    decoded = lanes.decode(one.lane_sum.lanes_P, shard.uploads)
     one.overflowed = decoded.overflowed
     if one.overflowed:
         shard.sigma *= 2.0

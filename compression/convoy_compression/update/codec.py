@@ -72,7 +72,7 @@ class UpdateConfig:
         codec: "masked" hides every update in the sum of a shard; "sealed" is smaller and shows single
             updates to the aggregator; "float16" and "float32" hide nothing.
         modulus_bits: Bits that a parameter takes in a masked update, in 2..16; a parameter of the
-            sum is as exact as they allow.
+            sum is as exact as they allow. With shards of 50, 5 or more.
         shard_size: Most vehicles whose masked updates are summed together, at most 128.
         minimum_cohort: Vehicles in a masked sum, at least 2; a sum of fewer is not made.
         exchange_deadline_s: Seconds for each of the four exchanges of a masked sum. A stock SuperNode

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convoy_compression.errors import InvalidUpdateError, PayloadLengthError
-from convoy_compression.update.masked import OVERFLOW_WRAP_RATIO, LaneSum, MaskedFormat
+from convoy_compression.update.masked import (
+    OVERFLOW_WRAP_RATIO,
+    LaneSum,
+    MaskedFormat,
+    overflow_limit,
+)
 from convoy_compression.update.public_bytes import public_bytes
 from convoy_compression.update.range_control import step_for
 from convoy_compression.update.rotation import rotate, rotate_back
@@ -261,3 +266,40 @@ def test_a_sum_of_counters_alone_has_no_lanes():
     assert lanes.pack(lanes.quantize(np.zeros(0, np.float32), 1)) == b""
     decoded = lanes.decode(lanes.unpack(b""))
     assert (decoded.sum_N.size, decoded.overflowed) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("bits", "vehicles", "limit"),
+    [
+        (8, 50, 0.30),  # rounding is nothing against a wrap
+        (6, 50, 0.337),
+        (5, 50, 0.399),
+        (4, 50, 0.5),
+        (2, 50, 0.5),  # no wider range would be better
+        (5, 6, 0.314),
+        (3, 6, 0.442),
+        (16, 128, 0.30),
+    ],
+)
+def test_the_fewer_the_bits_and_the_more_the_vehicles_the_later_a_wider_range_pays(
+    bits, vehicles, limit
+):
+    assert overflow_limit(bits, vehicles) == pytest.approx(limit, abs=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3])
+@pytest.mark.parametrize("vehicles", [6, 50])
+def test_a_sum_beyond_the_limit_is_better_made_again_and_one_below_is_not(bits, vehicles):
+    updates_KN = drawn(vehicles, 16_384)
+    wanted_N = updates_KN.sum(axis=0)
+
+    def error(share):
+        lanes = lanes_of(16_384, bits, share * fitting_step(updates_KN, bits))
+        decoded = lanes.decode(summed(lanes, updates_KN), vehicles)
+        return decoded, float(np.sum((decoded.sum_N - wanted_N) ** 2))
+
+    for share in (0.35, 0.5, 0.7, 1.0, 1.4):
+        (decoded, now), (_, again) = error(share), error(2 * share)
+        near_the_limit = 0.75 < decoded.wrap_ratio / decoded.limit < 1.25
+        assert near_the_limit or decoded.overflowed == (again < now)
