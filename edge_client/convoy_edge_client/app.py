@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
-from convoy_edge_client import secure_sum_handlers
+from convoy_edge_client import mask_helper_handler, secure_sum_handlers
 from convoy_edge_client.evaluation_handler import held_back_counts
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
@@ -27,6 +27,7 @@ from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
     answer_content,
     evaluation_content,
+    helped_upload_content,
     instructions_digest,
     profile_content,
     read_instructions,
@@ -82,6 +83,17 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @client_app.train("unmask")
     def unmask(message: Message, context: Context) -> Message:
         return _exchange(secure_sum_handlers.unmask, message, context)
+
+    @client_app.train("helped")
+    def helped_upload(message: Message, context: Context) -> Message:
+        blob, seeds = secure_sum_handlers.helped_upload(
+            read_request(message.content), context.state, vehicle_of(context)
+        )
+        return Message(helped_upload_content(blob, seeds), reply_to=message)
+
+    @client_app.query("mask_sum")
+    def mask_sum(message: Message, context: Context) -> Message:
+        return _exchange(mask_helper_handler.mask_sum, message, context)
 
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
