@@ -41,7 +41,7 @@ def helped_nodes(small_fleet):
     return protect(small_fleet, HELPED)
 
 
-def run_with(small_fleet, nodes, out, update=HELPED, faults=None, privacy=None, **rounds):
+def run_with(small_fleet, nodes, out, update=HELPED, *, faults=None, privacy=None, **rounds):
     run = small_run(update=update, **rounds)
     run = replace(run, privacy=replace(run.privacy, **(privacy or {})))
     rules = {
@@ -82,7 +82,7 @@ def test_no_engine_changes_a_byte_of_a_helped_run(
 
 
 @pytest.mark.parametrize("shard_size", [2, 3])
-def test_shards_are_helped_one_by_one(small_fleet, helped_nodes, peer_nodes, tmp_path, shard_size):
+def test_shards_are_helped_one_by_one(small_fleet, tmp_path, shard_size):
     """One helper after the other remembers every shard of a round."""
     sizes = {"shard_size": shard_size, "minimum_cohort": 2}
     nodes = protect(small_fleet, replace(HELPED, **sizes))
@@ -111,7 +111,7 @@ def test_half_of_the_vehicles_may_go_where_pairwise_masks_have_no_sum(
     faults = dict.fromkeys(("car0", "car2", "car4"), "lost_before_upload")
     rounds = {"rounds": 1, "quorum": 3}
     (helped,) = run_with(small_fleet, helped_nodes, tmp_path / "helped", faults=faults, **rounds)
-    (peers,) = run_with(small_fleet, peer_nodes, tmp_path / "peers", PEERS, faults, **rounds)
+    (peers,) = run_with(small_fleet, peer_nodes, tmp_path / "peers", PEERS, faults=faults, **rounds)
 
     assert (helped["outcome"], helped["completed"], helped["lost"]) == ("done", 3, 3)
     assert peers["outcome"] == "abandoned"
