@@ -81,6 +81,7 @@ def test_no_engine_changes_a_byte_of_a_helped_run(
     assert model_bytes(tmp_path / "a") == model_bytes(tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_size", [2, 3])
 def test_shards_are_helped_one_by_one(small_fleet, tmp_path, shard_size):
     """One helper after the other remembers every shard of a round."""
@@ -239,7 +240,7 @@ def test_a_helper_of_another_fleet_is_none(small_fleet, tmp_path):
     change_node(nodes, 107, helper_identity=str(folder))
 
     with pytest.raises(NoVehiclesError, match="1 of 2 mask helpers"):
-        run_with(small_fleet, nodes, tmp_path / "run", join_deadline_s=1.0)
+        run_with(small_fleet, nodes, tmp_path / "run", join_deadline_s=0.1)
 
 
 def test_noise_is_shared_among_the_fewest_that_a_helped_sum_may_have(
