@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 STUBS  := protos/convoy_protos/v1
+FUZZ_SECONDS ?= 10
 # Flower may neither phone home nor install anything while it runs.
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test quick bench lint types layers stubs stubs-check docs docs-check check lock clean
+.PHONY: help setup setup-dev demo test quick fuzz bench lint types layers stubs stubs-check docs docs-check check lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,14 @@ test: setup-dev ## every test
 quick: setup-dev ## the tests that take less than a second each
 	$(BIN)/pytest -n 2 -m 'not slow'
 
+fuzz: setup-dev .venv-fuzz/ready ## feed every decoder hostile bytes, FUZZ_SECONDS each; FUZZ=name for one
+	PYTHONPATH=.venv-fuzz $(BIN)/python tests/fuzz/long_run.py $(FUZZ_SECONDS) $(FUZZ)
+
+# atheris has no wheels for every Python, so it is no part of [dev].
+.venv-fuzz/ready: | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .venv-fuzz 'atheris>=3,<4'
+	@touch $@
+
 bench: setup-dev ## every benchmark; each ends with one JSON line
 	for script in benchmarks/bench_*.py benchmarks/compare_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
@@ -53,6 +62,8 @@ layers: setup-dev ## who may import whom
 stubs: setup-dev ## regenerate the protobuf stubs
 	PATH=$(CURDIR)/$(BIN):$$PATH python -m grpc_tools.protoc -I protos --python_out=protos --mypy_out=protos \
 	  $$(find protos -name '*.proto')
+	PATH=$(CURDIR)/$(BIN):$$PATH python -m grpc_tools.protoc -I protos --grpc_python_out=protos --mypy_grpc_out=protos \
+	  $$(grep -l '^service ' -r protos --include='*.proto')
 
 stubs-check: stubs ## the committed stubs are those of the .proto files
 	git diff --exit-code -- $(STUBS)
@@ -73,4 +84,4 @@ lock: ## rewrite constraints.txt from pyproject.toml
 	rm -rf .venv-lock
 
 clean: ## remove what can be rebuilt
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis runs
+	rm -rf .venv .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis runs

@@ -48,6 +48,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.dataset import VehicleDataset, load_vehicle
 from convoy_driving.models.registry import ModelConfig, build_model
@@ -450,6 +451,8 @@ def run_configuration(job: Job) -> dict[str, Any]:
         model=MODEL,
         training=TRAINING,
         round=RoundConfig(rounds=job.rounds, cohort_size=COHORT, evaluate_every=job.rounds),
+        # What the bare loop does: every model and update as it is.
+        update=UpdateConfig(codec="float32", downlink="full"),
     )
     return {
         "convoy-run": run_config_to_json(run),
@@ -505,6 +508,7 @@ def record_fleet(folder: Path, vehicles: int, examples: int) -> None:
             vehicle_id=name,
             recordings=(str(folder / "tubs" / name),),
             cache_dir=str(folder / "cache"),
+            least_protection="none",
         )
         files.append(vehicle_file(folder, name))
         save_vehicle_config(vehicle, files[-1])

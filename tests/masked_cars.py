@@ -16,7 +16,7 @@ from convoy_privacy.secure_sum import vehicle as protocol
 from convoy_privacy.secure_sum.helped_vehicle import masked_for_helpers, seal_seeds
 from convoy_privacy.secure_sum.helper import MaskHelper
 from convoy_protos import envelope
-from convoy_protos.envelope import COUNTER_SCALE, SUM_COUNTERS
+from convoy_protos.envelope import COUNTER_SCALE, SCORE_COUNTERS, SUM_COUNTERS
 from convoy_protos.errors import ConvoyError
 from convoy_protos.flower_internals import CLIENT_APP_RAISED, error_reply, server_identity
 from convoy_protos.flower_messages import (
@@ -52,6 +52,7 @@ class Car:
         examples: Behind the update.
         train_loss: Mean loss.
         lies: Counters that it claims instead of the true ones.
+        scores: By SCORE_COUNTERS, for a sum without a vector.
         requests: The last one of each kind that it got.
         seeds: Sealed to the helpers of the last helped sum.
     """
@@ -61,6 +62,7 @@ class Car:
     examples: int = 10
     train_loss: float = 0.5
     lies: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, int] = field(default_factory=dict)
     session: bytes = b""
     seeds: bytes = b""
     requests: dict[str, bytes] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class Car:
         )
         weight = 1 if fields.equal_weights else min(self.examples, fields.weight_cap)
         weighted_N = self.update_N * np.float32(weight / fields.weight_cap)
+        names = SUM_COUNTERS if fields.parameter_count else SCORE_COUNTERS
         squared = float(np.square(self.update_N, dtype=float).sum())
         counters = {
             "count": 1,
@@ -121,11 +124,12 @@ class Car:
             "clipped": 0,
             "loss_sum": round(weight * self.train_loss * COUNTER_SCALE),
             "squared_norm": round(squared * COUNTER_SCALE),
+            "loss_weight": weight,
+            **self.scores,
         } | dict(self.lies)
-        counters_C = np.array([counters[name] for name in SUM_COUNTERS], np.uint64)
-        self.session, lanes_P, counters_C = hide(
-            session, lanes.quantize(weighted_N, slot), counters_C
-        )
+        counters_C = np.array([counters[name] for name in names], np.uint64)
+        lanes_P = lanes.quantize(weighted_N[: fields.parameter_count], slot)
+        self.session, lanes_P, counters_C = hide(session, lanes_P, counters_C)
         body = lanes.pack(lanes_P) + counters_C.astype("<u8").tobytes()
         header = UpdateHeader(
             run_id=RUN_ID,

@@ -40,15 +40,24 @@ def command_tree(verbs: Iterable[EntryPoint], root: click.Group) -> click.Group:
         *above, name = verb.name.split()
         group = root
         for word in above:
-            inner = group.commands.get(word)
-            if not isinstance(inner, click.Group):
-                inner = click.Group(word, no_args_is_help=True)
-                group.add_command(inner)
-            group = inner
-        group.add_command(VerbOnDemand(name, verb))
+            group = _group_in(group, word)
+        inner = group.commands.get(name)
+        if isinstance(inner, VerbGroup):
+            inner.verb = verb
+        else:
+            group.add_command(VerbOnDemand(name, verb))
         if above:  # a group is described by its verbs: that cannot drift
             group.help = f"{', '.join(group.commands).capitalize()}."
     return root
+
+
+def _group_in(group: click.Group, word: str) -> click.Group:
+    """The group of this name, which may be a verb as well."""
+    inner = group.commands.get(word)
+    if not isinstance(inner, VerbGroup):
+        inner = VerbGroup(word, inner.verb if isinstance(inner, VerbOnDemand) else None)
+        group.add_command(inner)
+    return inner
 
 
 class VerbOnDemand(click.Command):
@@ -72,6 +81,34 @@ class VerbOnDemand(click.Command):
     ) -> click.Context:
         """Import the verb and let it read its own arguments."""
         return load(self.verb).make_context(info_name, args, parent, **extra)
+
+
+class VerbGroup(click.Group):
+    """The first word of several verbs, which may be a verb itself: `agent` beside `agent join`."""
+
+    def __init__(self, name: str, verb: EntryPoint | None) -> None:
+        super().__init__(name, no_args_is_help=True)
+        self.verb = verb
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The line of the verb, if it is one."""
+        self.short_help = summary_in_source(self.verb) if self.verb else None
+        return super().get_short_help_str(limit)
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The first word decides: one of the group's verbs, else the verb itself."""
+        if self.verb is None or (args and args[0] in self.commands):
+            return super().make_context(info_name, args, parent, **extra)
+        command = load(self.verb)
+        names = ", ".join(f"`convoy {self.verb.name} {each}`" for each in self.commands)
+        command.epilog = f"{command.epilog or ''}\n\nSee also {names}.".strip()
+        return command.make_context(info_name, args, parent, **extra)
 
 
 def load(verb: EntryPoint) -> click.Command:

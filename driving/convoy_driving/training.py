@@ -3,11 +3,12 @@
 # Shapes: B batch, S columns of the steering head, N parameters; BCHW frames for the network.
 
 import contextlib
+import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +21,14 @@ from convoy_driving.models.controls import Controls, SteeringForm
 from convoy_driving.models.driving_model import DrivingModel
 from convoy_driving.models.layers import seed_dropout
 from convoy_driving.steering_classes import bins_of, classes_of
+from convoy_driving.training_state import TrainingState, moments_of, restore_moments
 
 STEERING_SHARE = 0.9
 """Of the loss; the rest is the throttle's."""
+
+BetweenBatches = Callable[[Callable[[], TrainingState]], None]
+"""Called before every batch with a function that says where training stands. It may take its time;
+what it raises ends the training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +126,14 @@ def train(
     augment: bool = True,
     mirror: bool = True,
     on_epoch: Callable[[int, float], None] | None = None,
+    between_batches: BetweenBatches | None = None,
+    resume: TrainingState | None = None,
 ) -> TrainingResult:
     """Train the model in place on the dataset's training examples.
 
     The same arguments give the same parameters, bit for bit, on one machine with one number of
-    torch threads; nothing is drawn from a process-wide generator.
+    torch threads; nothing is drawn from a process-wide generator. Training that goes on from a
+    state ends with the same bits as if it had never stopped.
 
     Args:
         model: Where to start from; holds the result.
@@ -137,9 +146,12 @@ def train(
         augment: False switches every augmentation off, for a vehicle that wants none.
         mirror: False never mirrors, for a vehicle that drives on one side of the road.
         on_epoch: Called with the number of epochs done and the epoch's mean loss.
+        between_batches: See BetweenBatches.
+        resume: Where training with the same arguments stood; `model` takes its parameters.
 
     Raises:
-        ValueError: A prefix in config.freeze names no parameter, or there is nothing to train on.
+        ValueError: A prefix in config.freeze names no parameter, there is nothing to train on, or
+            `resume` is of another model.
     """
     if not len(dataset.train_indices):
         raise ValueError("there are no training examples")
@@ -161,10 +173,26 @@ def train(
             global_N=global_N,
         )
         rng = np.random.default_rng(seed)
-        losses: list[float] = []
-        steps = 0
-        for epoch in range(epochs if epochs is not None else config.local_epochs):
-            losses = [step(batch) for batch in _batches(dataset, config, changes, rng)]
+        weights_N = example_weights(dataset, config, mirrored=changes.mirror)
+        first, steps, losses = 0, 0, list[float]()
+        if resume is not None:
+            first, steps = resume.epoch, resume.steps
+            rng.bit_generator.state = resume.epoch_rng
+        for epoch in range(first, epochs if epochs is not None else config.local_epochs):
+            epoch_rng = rng.bit_generator.state
+            order = rng.permutation(dataset.train_indices)
+            losses = []
+            if resume is not None:
+                losses = step.restore(resume)
+                rng.bit_generator.state = resume.rng
+                resume = None
+            for start in range(len(losses) * config.batch_size, len(order), config.batch_size):
+                if between_batches is not None:
+                    between_batches(
+                        functools.partial(step.state, rng, epoch_rng, epoch, losses, steps)
+                    )
+                indices_B = order[start : start + config.batch_size]
+                losses.append(step(_batch(dataset, indices_B, weights_N, changes, rng)))
             steps += len(losses)
             if on_epoch is not None:
                 on_epoch(epoch + 1, math.fsum(losses) / len(losses))
@@ -249,22 +277,21 @@ class _Changes:
     shift_steering: float
 
 
-def _batches(
-    dataset: DrivingData, config: TrainingConfig, changes: _Changes, rng: np.random.Generator
-) -> Iterator[Batch]:
-    """One epoch in random order; the last batch may be smaller."""
-    order = rng.permutation(dataset.train_indices)
-    weights_N = example_weights(dataset, config, mirrored=changes.mirror)
-    for start in range(0, len(order), config.batch_size):
-        indices_B = order[start : start + config.batch_size]
-        yield _augmented(
-            dataset.frames_at(indices_B),
-            dataset.steering_N[indices_B],
-            dataset.throttle_N[indices_B],
-            weights_N[indices_B],
-            changes=changes,
-            rng=rng,
-        )
+def _batch(
+    dataset: DrivingData,
+    indices_B: NDArray[np.int64],
+    weights_N: NDArray[np.float32],
+    changes: _Changes,
+    rng: np.random.Generator,
+) -> Batch:
+    return _augmented(
+        dataset.frames_at(indices_B),
+        dataset.steering_N[indices_B],
+        dataset.throttle_N[indices_B],
+        weights_N[indices_B],
+        changes=changes,
+        rng=rng,
+    )
 
 
 def _augmented(
@@ -321,7 +348,8 @@ class _Stepper:
         )
         model.train()
         model.to(memory_format=self._memory_format)  # type: ignore[call-overload]  # torch omits it
-        seed_dropout(model, torch.Generator(device).manual_seed(seed))
+        self._dropout = torch.Generator(device).manual_seed(seed)
+        seed_dropout(model, self._dropout)
         self._trained = [item for item in model.parameters() if item.requires_grad]
         self._anchors = _anchors(model, global_N) if config.proximal_mu > 0 else []
         self._optimizer = _optimizer(self._trained, config)
@@ -336,6 +364,35 @@ class _Stepper:
             nn.utils.clip_grad_norm_(self._trained, self._config.gradient_clip_norm)
         self._optimizer.step()
         return loss.item()
+
+    def state(
+        self,
+        rng: np.random.Generator,
+        epoch_rng: Mapping[str, Any],
+        epoch: int,
+        losses: Sequence[float],
+        steps: int,
+    ) -> TrainingState:
+        """A copy of where training stands; the arguments are those of `TrainingState`."""
+        return TrainingState(
+            parameters=tuple(item.detach().clone() for item in self._model.parameters()),
+            moments=moments_of(self._optimizer, self._trained),
+            dropout=self._dropout.get_state(),
+            epoch_rng=epoch_rng,
+            rng=rng.bit_generator.state,
+            epoch=epoch,
+            losses=tuple(losses),
+            steps=steps,
+        )
+
+    def restore(self, state: TrainingState) -> list[float]:
+        """Go on from a state; the losses of the batches of its epoch that are done."""
+        with torch.no_grad():
+            for item, kept in zip(self._model.parameters(), state.parameters, strict=True):
+                item.copy_(kept)
+        restore_moments(self._optimizer, self._trained, state.moments)
+        self._dropout.set_state(state.dropout)
+        return list(state.losses)
 
     def _loss(self, batch: Batch) -> Tensor:
         classes_B = classes_of(batch.steering_B, self._threshold)

@@ -7,6 +7,7 @@ it sits the round out and continues with the next as if nothing had happened.
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -14,14 +15,17 @@ from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
 from convoy_edge_client import mask_helper_handler, secure_sum_handlers
-from convoy_edge_client.evaluation_handler import held_back_counts
+from convoy_edge_client.evaluation_handler import evaluation_of
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
+from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
+from convoy_edge_client.training_breaks import TrainingBreaks
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
 from convoy_edge_client.vehicle_config import VehicleConfig, vehicle_of
+from convoy_edge_client.vehicle_party import keep_revocations
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
@@ -45,11 +49,12 @@ RUN_CONFIG_KEY = "convoy-run"
 Exchange = Callable[[bytes, RecordDict, VehicleConfig], bytes]
 
 
-def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
+def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None = None) -> ClientApp:
     """A ClientApp with its own caches.
 
     Args:
         mods: Flower mods around every handler, outermost first.
+        breaks: Who decides when training pauses; None: nobody.
     """
     warm = WarmCache()
     client_app = ClientApp(mods=list(mods))
@@ -63,7 +68,8 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        return Message(_train(message.content, vehicle, context.state, warm), reply_to=message)
+        content = _train(message, vehicle, context.state, warm, breaks)
+        return Message(content, reply_to=message)
 
     @client_app.train("check_in")
     def check_in(message: Message, context: Context) -> Message:
@@ -98,29 +104,55 @@ def make_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        instructions = read_instructions(message.content)
-        global_N = received_model(message.content, instructions, warm.models(vehicle))
-        counts = held_back_counts(instructions, global_N, vehicle, warm)
-        return Message(evaluation_content(counts), reply_to=message)
+        return Message(_evaluate(message.content, vehicle, context.state, warm), reply_to=message)
 
     return client_app
 
 
 def _train(
-    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+    message: Message,
+    vehicle: VehicleConfig,
+    state: RecordDict,
+    warm: WarmCache,
+    breaks: TrainingBreaks | None,
 ) -> RecordDict:
     """Learn; then send the update, or keep it for the secure sum."""
+    content = message.content
     instructions = read_instructions(content)
     check_protection(vehicle, instructions.codec)
+    check_not_earlier(instructions.run_id, instructions.round, state)
     settings = read_settings(instructions.settings_json)
     global_N = received_model(content, instructions, warm.models(vehicle))
-    update = trained_update(instructions, settings, global_N, vehicle, warm)
+    update = trained_update(
+        instructions,
+        settings,
+        global_N,
+        vehicle,
+        warm,
+        breaks=breaks,
+        deadline_s=message.metadata.created_at + message.metadata.ttl,
+    )
     if protection_of(instructions.codec) is Protection.MASKED:
+        if instructions.revocations:
+            keep_revocations(Path(vehicle.identity), instructions.revocations)
         keep(update, state)
         return trained_content(_notice(update, vehicle))
     drop(state)
     digest = instructions_digest(content)
     return update_content(single_update(update, instructions, digest, settings, vehicle))
+
+
+def _evaluate(
+    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+) -> RecordDict:
+    """Score the global model; then tell, or keep it for a sum of scores."""
+    instructions = read_instructions(content)
+    global_N = received_model(content, instructions, warm.models(vehicle))
+    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm)
+    if scores is not None:
+        check_not_earlier(scores.run_id, scores.round_number, state)
+        keep(scores, state)
+    return evaluation_content(evaluation)
 
 
 def _notice(update: LocalUpdate, vehicle: VehicleConfig) -> Trained:
@@ -147,7 +179,7 @@ def _data_config(context: Context) -> DataConfig:
         return DataConfig()
     try:
         table = json.loads(str(run))["data"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{RUN_CONFIG_KEY}: expected a JSON object with 'data'") from error
     return from_table(DataConfig, table, f"{RUN_CONFIG_KEY} data")
 

@@ -8,8 +8,14 @@ ConvoyError
     RefusedInstructionsError    the server asks for something that this vehicle cannot or will not do
       BaseModelMissingError     a difference came to a model that this vehicle does not have
       NoUpdateKeptError         a secure sum asks for an update that this vehicle has not trained
+      NotNowError               the machine is needed for something else, or not in the state for work
   JobFailedError                (convoy_protos.errors: exit code 1)
     DivergedTrainingError       local training ended in NaN or infinity
+    EnrolmentError              this device may not join the fleet, or not stay in it
+      ServerUnreachableError    the enrolment service does not answer now
+    SignalsError                the plug-in that knows the vehicle's signals failed
+    AgentStoppedError           the agent was asked to stop while it waited
+    AgentRunningError           another agent uses the state folder
 """
 
 from convoy_protos.errors import JobFailedError, ProtocolError, UsageError
@@ -35,5 +41,40 @@ class NoUpdateKeptError(RefusedInstructionsError):
     """A secure sum asks for an update that this vehicle has not trained, or for another round's."""
 
 
+class NotNowError(RefusedInstructionsError):
+    """This device will not work now; the message says why.
+
+    Attributes:
+        retry_after_s: When it makes sense to ask again.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type["NotNowError"], tuple[str, float]]:
+        return NotNowError, (str(self), self.retry_after_s)
+
+
 class DivergedTrainingError(JobFailedError):
     """Local training ended in NaN or infinity."""
+
+
+class SignalsError(JobFailedError):
+    """The plug-in that knows the vehicle's signals failed; the message goes on after its name."""
+
+
+class EnrolmentError(JobFailedError):
+    """This device may not join the fleet, or not stay in it; the message says why."""
+
+
+class ServerUnreachableError(EnrolmentError):
+    """The enrolment service does not answer now."""
+
+
+class AgentStoppedError(JobFailedError):
+    """The agent was asked to stop while it waited; what it had goes on at the next start."""
+
+
+class AgentRunningError(JobFailedError):
+    """Another agent uses the state folder."""

@@ -46,7 +46,7 @@ def read_settings(settings_json: str) -> RoundSettings:
     """
     try:
         tables = json.loads(settings_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"round instructions: settings are not JSON: {error}") from error
     if not isinstance(tables, dict):
         raise SettingsError("round instructions: settings are not a JSON object")

@@ -1,7 +1,8 @@
-"""What a vehicle has learned in one round, and where it waits until a secure sum asks for it.
+"""What a vehicle has to add to a secure sum, and where it waits until the sum asks for it.
 
-Flower keeps a node's state between messages, also where each message has a process of its own. One
-update is kept at a time, with the session of the sum that it is in; the next round's replaces both.
+That is the update which it has learned in a round, or how the global model does on the laps that it
+holds back. Flower keeps a node's state between messages, also where each message has a process of its
+own. One thing waits at a time, with the session of the sum that it is in; the next one replaces both.
 """
 
 # Shapes: N parameters that are sent.
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from convoy_edge_client.errors import NoUpdateKeptError
 
 _UPDATE: Final = "convoy.update"
+_SCORES: Final = "convoy.scores"
 _SESSION: Final = "convoy.session"
 _NOISE: Final = "convoy.noise"
-_OPENED: Final = "convoy.opened"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,46 +45,84 @@ class LocalUpdate:
     example_count: int
     train_loss: float
 
+    @property
+    def parameter_count(self) -> int:
+        """N."""
+        return int(self.update_N.size)
 
-def keep(update: LocalUpdate, state: RecordDict) -> None:
-    """Put the update away; what was before is dropped, secrets included.
 
-    Trained again in the same round, it is the same update: which sum of it has been opened is not
-    forgotten.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalScores:
+    """How a global model does on the laps that this vehicle holds back, for a sum over the fleet.
+
+    Attributes:
+        run_id: Of the run.
+        round_number: Of the round.
+        schema_digest: Of the whole network.
+        model_digest: Of the global model that was scored.
+        counters: In the order of SCORE_COUNTERS, each in 0..2**64-1.
     """
-    before = state.get(_OPENED)
+
+    run_id: str
+    round_number: int
+    schema_digest: bytes
+    model_digest: bytes
+    counters: tuple[int, ...]
+
+    @property
+    def parameter_count(self) -> int:
+        """No vector goes with them."""
+        return 0
+
+
+Waiting = LocalUpdate | LocalScores
+
+
+def keep(waiting: Waiting, state: RecordDict) -> None:
+    """Put it away for the sum; what was before is dropped, secrets included."""
     drop(state)
-    if isinstance(before, ConfigRecord) and _is_of(update, before):
-        state[_OPENED] = before
+    about: dict[str, Any] = {
+        "run_id": waiting.run_id,
+        "round": waiting.round_number,
+        "schema_digest": waiting.schema_digest,
+        "model_digest": waiting.model_digest,
+    }
+    if isinstance(waiting, LocalScores):
+        counters = np.array(waiting.counters, "<u8").tobytes()
+        state[_SCORES] = ConfigRecord({**about, "counters": counters})
+        return
     state[_UPDATE] = ConfigRecord(
         {
-            "run_id": update.run_id,
-            "round": update.round_number,
-            "schema_digest": update.schema_digest,
-            "model_digest": update.model_digest,
-            "update": np.ascontiguousarray(update.update_N, "<f4").tobytes(),
-            "example_count": update.example_count,
-            "train_loss": update.train_loss,
+            **about,
+            "update": np.ascontiguousarray(waiting.update_N, "<f4").tobytes(),
+            "example_count": waiting.example_count,
+            "train_loss": waiting.train_loss,
         }
     )
 
 
-def kept(state: RecordDict) -> LocalUpdate:
-    """The update that waits.
+def kept(state: RecordDict) -> Waiting:
+    """What waits.
 
     Raises:
-        NoUpdateKeptError: None does.
+        NoUpdateKeptError: Nothing does.
     """
-    record = state.get(_UPDATE)
+    record = state.get(_UPDATE) or state.get(_SCORES)
     if not isinstance(record, ConfigRecord):
         raise NoUpdateKeptError("no trained update waits here: the vehicle was restarted meanwhile")
-    # Only `keep` writes this record, so every value is of the type that it wrote.
+    # Only `keep` writes these records, so every value is of the type that it wrote.
     values: dict[str, Any] = dict(record)
+    about = {
+        "run_id": values["run_id"],
+        "round_number": values["round"],
+        "schema_digest": values["schema_digest"],
+        "model_digest": values["model_digest"],
+    }
+    if "counters" in values:
+        counters = np.frombuffer(values["counters"], "<u8").tolist()
+        return LocalScores(**about, counters=tuple(counters))
     return LocalUpdate(
-        run_id=values["run_id"],
-        round_number=values["round"],
-        schema_digest=values["schema_digest"],
-        model_digest=values["model_digest"],
+        **about,
         update_N=np.frombuffer(values["update"], "<f4"),
         example_count=values["example_count"],
         train_loss=values["train_loss"],
@@ -91,8 +130,8 @@ def kept(state: RecordDict) -> LocalUpdate:
 
 
 def drop(state: RecordDict) -> None:
-    """Forget update and session."""
-    for name in (_UPDATE, _SESSION, _NOISE, _OPENED):
+    """Forget what waits and its session."""
+    for name in (_UPDATE, _SCORES, _SESSION, _NOISE):
         if name in state:
             del state[name]
 
@@ -131,21 +170,3 @@ def drop_noise_key(state: RecordDict) -> None:
     """Forget the key once the sum is over."""
     if _NOISE in state:
         del state[_NOISE]
-
-
-def note_opened(update: LocalUpdate, members: bytes, state: RecordDict) -> None:
-    """Remember over whom a sum with this update has been opened; do this before the reply goes."""
-    state[_OPENED] = ConfigRecord(
-        {"run_id": update.run_id, "round": update.round_number, "members": members}
-    )
-
-
-def opened(state: RecordDict) -> bytes:
-    """Digest of the members of a sum of this update that has been opened; empty where none has."""
-    record = state.get(_OPENED)
-    members = record.get("members") if isinstance(record, ConfigRecord) else b""
-    return members if isinstance(members, bytes) else b""
-
-
-def _is_of(update: LocalUpdate, record: ConfigRecord) -> bool:
-    return (record.get("run_id"), record.get("round")) == (update.run_id, update.round_number)

@@ -18,7 +18,7 @@ def profile_of(vehicle: VehicleConfig, data: DataConfig, warm: WarmCache) -> Veh
         RecordingsMissingError: They are not where the configuration says.
         VehicleConfigError: The folder of a mask helper is not one.
     """
-    if not vehicle.recordings or vehicle.metrics == "withheld":
+    if not vehicle.recordings or vehicle.metrics != "clear":
         return VehicleProfile(
             vehicle_id=vehicle.vehicle_id,
             helper=_helper_key(vehicle),

@@ -1,10 +1,11 @@
-"""Answer the exchanges of a secure sum with the update that was trained before.
+"""Answer the exchanges of a secure sum with what waits for it: a trained update, or scores.
 
     check_in -> share -> upload -> unmask        with pairwise masks
     helped_upload                                with mask helpers
 
-The rules are in convoy_privacy.secure_sum.vehicle and helped_vehicle; here the trained update, the numbers of the codec
-and this vehicle's configuration meet them. A vehicle that refuses raises, which the server counts.
+The rules are in convoy_privacy.secure_sum.vehicle and helped_vehicle; here what waits, the numbers of
+the codec and this vehicle's configuration meet them. A vehicle that refuses raises, which the server
+counts. Scores are summed with pairwise masks alone.
 """
 
 # Shapes: N parameters that are sent, P padded lanes, C counters.
@@ -23,16 +24,16 @@ from convoy_compression.update.bit_packing import Lanes
 from convoy_compression.update.masked import MaskedFormat
 from convoy_edge_client.errors import NoUpdateKeptError, RefusedInstructionsError
 from convoy_edge_client.local_update import (
-    LocalUpdate,
+    LocalScores,
+    Waiting,
     draw_noise_key,
     drop_noise_key,
     kept,
     noise_key,
-    note_opened,
-    opened,
     save_session,
     session_of,
 )
+from convoy_edge_client.opened_sums import check_not_earlier, note_opened, opened_members
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.vehicle_party import keep_revocations, party_of
 from convoy_privacy.clipping import clip, norm
@@ -57,15 +58,18 @@ logger = logging.getLogger(__name__)
 
 
 def check_in(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
-    """Join the sum that the terms describe, if the update that waits belongs to it.
+    """Join the sum that the terms describe, if what waits belongs to it.
 
     Raises:
-        NoUpdateKeptError: It does not, or none waits.
+        NoUpdateKeptError: It does not, or nothing waits.
+        RefusedInstructionsError: The round is an earlier one, or noise would hide nothing.
         ProtocolError: The terms are impossible or against this vehicle's configuration.
     """
     terms = parse_terms(request)
-    _check_same(kept(state), terms)
-    _check_noise(terms, already_opened=bool(opened(state)))
+    waiting = kept(state)
+    _check_same(waiting, terms)
+    check_not_earlier(waiting.run_id, waiting.round_number, state)
+    _check_noise(terms, already_opened=bool(opened_members(waiting, state)))
     policy = VehiclePolicy(minimum_cohort=vehicle.minimum_cohort)
     identity = party_of(vehicle).identity
     held = session_of(state)
@@ -83,7 +87,7 @@ def share(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         ProtocolError: Somebody in the roster is not trusted, or the message is out of its turn.
     """
     party = party_of(vehicle)
-    if members := opened(state):
+    if members := opened_members(kept(state), state):
         protocol.check_same_members(members, request)
     session, reply = protocol.share(
         session_of(state), request, party.identity, party.trust, datetime.now(UTC), os.urandom
@@ -101,7 +105,8 @@ def upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         InvalidUpdateError: The update is absurdly large for the step.
     """
     session = protocol.accept_shares(session_of(state), request)
-    lanes_P, counters_C = _rounded(session, protocol.uploads_needed(session), state)
+    needed = protocol.uploads_needed(session)
+    lanes_P, counters_C = _rounded(session, needed, state, vehicle)
     session, lanes_P, counters_C = protocol.masked(session, lanes_P, counters_C)
     save_session(session, state)
     return _signed_envelope(session, lanes_P, counters_C, state, vehicle)
@@ -121,7 +126,8 @@ def helped_upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> 
     terms = parse_terms(request)
     update = kept(state)
     _check_same(update, terms)
-    before = opened(state)
+    check_not_earlier(update.run_id, update.round_number, state)
+    before = opened_members(update, state)
     if before:
         check_same_helpers(before, request)
     party = party_of(vehicle)
@@ -135,7 +141,8 @@ def helped_upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> 
     if VehicleSession.FromString(held).terms != request:
         _check_noise(terms, already_opened=bool(before))
         draw_noise_key(state)
-    lanes_P, counters_C = _rounded(session, terms.fields.minimum_cohort, state)
+    needed = terms.fields.minimum_cohort
+    lanes_P, counters_C = _rounded(session, needed, state, vehicle)
     session, lanes_P, counters_C = masked_for_helpers(session, lanes_P, counters_C)
     # From here on the sum may be opened, and only the helpers will know over whom.
     note_opened(update, helpers_digest(request), state)
@@ -152,27 +159,36 @@ def unmask(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
     before = session_of(state)
     session, reply = protocol.unmask(before, request, party_of(vehicle).identity)
     if session != before:
-        if opened(state):
+        waiting = kept(state)
+        if opened_members(waiting, state):
             protocol.check_nobody_lost(before, request)
-        note_opened(kept(state), protocol.members_summed(before, request), state)
+        note_opened(waiting, protocol.members_summed(before, request), state)
         save_session(session, state)
         drop_noise_key(state)
     return reply
 
 
 def _rounded(
-    session: bytes, uploads_needed: int, state: RecordDict
+    session: bytes, needed: int, state: RecordDict, vehicle: VehicleConfig
 ) -> tuple[Lanes, NDArray[np.uint64]]:
-    """Lanes, shape (P,), with our part of the noise if there is any, and counters, shape (C,)."""
+    """Lanes, shape (P,), and counters, shape (C,); noised where the terms ask for it.
+
+    Args:
+        session: Of the sum.
+        needed: The fewest vehicles that may be in it: their parts make up the whole noise.
+        state: With what waits.
+        vehicle: Whether it tells its loss.
+    """
     terms, slot, _ = protocol.describe(session)
     lanes = MaskedFormat.of(terms.fields)
-    weighted_N, counters_C = contribution(kept(state), terms)
+    tells_loss = vehicle.metrics != "withheld"
+    weighted_N, counters_C = contribution(kept(state), terms, tells_loss=tells_loss)
     if not terms.fields.noise_variance:
         return lanes.quantize(weighted_N, slot), counters_C
-    variance = share_of_variance(terms.fields.noise_variance, uploads_needed)
-    lanes_P = _noised_lanes(
-        weighted_N, lanes, slot=slot, terms=terms, variance=variance, key=noise_key(state)
-    )
+    # This vehicle's alone, and the same for a repeated upload, so the noise is too.
+    noise = KeyStream(noise_key(state))
+    lanes_P = _noised_lanes(weighted_N, lanes, noise, slot=slot, terms=terms, needed=needed)
+    _add_count_noise(counters_C, noise, terms=terms, needed=needed)
     return lanes_P, counters_C
 
 
@@ -207,30 +223,39 @@ def _signed_envelope(
 
 
 def contribution(
-    update: LocalUpdate, terms: Terms
+    update: Waiting, terms: Terms, *, tells_loss: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-    """What this vehicle adds to the sum, before it is rounded and masked.
+    """What this vehicle adds to the sum, before it is rounded, noised and masked.
+
+    Args:
+        update: What waits.
+        terms: Of the sum.
+        tells_loss: Whether its training loss may be in the sum.
 
     Returns:
         The clipped update times its weight over the cap, float32, shape (N,), and the counters in
-        the order of SUM_COUNTERS, uint64, shape (C,).
+        the order of SUM_COUNTERS, uint64, shape (C,). Of scores, nothing and SCORE_COUNTERS.
     """
     fields = terms.fields
+    if isinstance(update, LocalScores):
+        return np.zeros(0, np.float32), np.array(update.counters, np.uint64)
     length = norm(update.update_N)
     clipped = bool(fields.clip_norm) and length > fields.clip_norm
     update_N = clip(update.update_N, fields.clip_norm) if clipped else update.update_N
     weight = 1 if fields.equal_weights else min(update.example_count, fields.weight_cap)
     weighted_N = update_N * np.float32(weight / fields.weight_cap)
     if fields.noise_variance:
-        # Exact sums beside a noised one would tell what the noise hides.
-        counters = dict.fromkeys(envelope.SUM_COUNTERS, 0) | {"count": 1, "weight": 1}
-        return weighted_N, _counters(counters)
+        # Exact sums beside a noised one would tell what the noise hides; the flag gets its own.
+        told = int(clipped and fields.count_noise_variance > 0.0)
+        counters = dict.fromkeys(envelope.SUM_COUNTERS, 0)
+        return weighted_N, _counters(counters | {"count": 1, "weight": 1, "clipped": told})
     counters = {
         "count": 1,
         "weight": weight,
         "clipped": int(clipped),
-        "loss_sum": round(weight * update.train_loss * COUNTER_SCALE),
+        "loss_sum": round(weight * update.train_loss * COUNTER_SCALE) if tells_loss else 0,
         "squared_norm": round(min(length, fields.clip_norm or length) ** 2 * COUNTER_SCALE),
+        "loss_weight": weight if tells_loss else 0,
     }
     return weighted_N, _counters(counters)
 
@@ -242,23 +267,31 @@ def _counters(values: Mapping[str, int]) -> NDArray[np.uint64]:
 def _noised_lanes(
     update_N: NDArray[np.float32],
     lanes: MaskedFormat,
+    noise: KeyStream,
     *,
     slot: int,
     terms: Terms,
-    variance: float,
-    key: bytes,
+    needed: int,
 ) -> Lanes:
-    """The rounded update, of bounded length, with this vehicle's part of the noise.
-
-    The key is this vehicle's alone and the same for a repeated upload, so the noise is too.
-    """
+    """The rounded update, of bounded length, with this vehicle's part of the noise."""
     fields = terms.fields
     bound = rounded_sensitivity(fields.clip_norm, fields.step, lanes.padded_count)
     lanes_P = bounded_lanes(
         update_N, lambda shorter_N: lanes.quantize(shorter_N, slot), fields.modulus_bits, bound
     )
-    noise_P = skellam_noise(variance, lanes.padded_count, KeyStream(key).read)
+    variance = share_of_variance(fields.noise_variance, needed)
+    noise_P = skellam_noise(variance, lanes.padded_count, noise.read)
     return lanes_P + noise_P.astype(lanes_P.dtype)
+
+
+def _add_count_noise(
+    counters_C: NDArray[np.uint64], noise: KeyStream, *, terms: Terms, needed: int
+) -> None:
+    """This vehicle's part of the noise in the count of clipped updates, modulo 2^64, in place."""
+    if terms.fields.count_noise_variance:
+        variance = share_of_variance(terms.fields.count_noise_variance, needed)
+        clipped = envelope.SUM_COUNTERS.index("clipped")
+        counters_C[clipped : clipped + 1] += skellam_noise(variance, 1, noise.read).view(np.uint64)
 
 
 def _check_noise(terms: Terms, *, already_opened: bool) -> None:
@@ -274,15 +307,15 @@ def _check_noise(terms: Terms, *, already_opened: bool) -> None:
         raise RefusedInstructionsError("a second noised sum of one update would show more of it")
 
 
-def _check_same(update: LocalUpdate, terms: Terms) -> None:
-    """Refuse a sum that is not about the update that waits."""
+def _check_same(update: Waiting, terms: Terms) -> None:
+    """Refuse a sum that is not about what waits."""
     fields = terms.fields
     asked = {
         "run": (update.run_id, fields.run_id),
         "round": (update.round_number, fields.round),
         "model": (update.model_digest, fields.model_digest),
         "schema": (update.schema_digest, fields.schema_digest),
-        "length": (update.update_N.size, fields.parameter_count),
+        "length": (update.parameter_count, fields.parameter_count),
     }
     for what, (ours, theirs) in asked.items():
         if ours != theirs:

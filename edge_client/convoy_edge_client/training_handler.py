@@ -2,7 +2,9 @@
 
 # Shapes: N parameters.
 
+import contextlib
 import logging
+import math
 import time
 
 import numpy as np
@@ -15,6 +17,7 @@ from convoy_edge_client.devices import prepare_device
 from convoy_edge_client.errors import DivergedTrainingError
 from convoy_edge_client.instructions import RoundSettings, check_schema
 from convoy_edge_client.local_update import LocalUpdate
+from convoy_edge_client.training_breaks import TrainingBreak, TrainingBreaks, work_digest
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.v1.federation_pb2 import RoundInstructions
@@ -28,12 +31,26 @@ def trained_update(
     global_N: NDArray[np.float32],
     vehicle: VehicleConfig,
     warm: WarmCache,
+    *,
+    breaks: TrainingBreaks | None = None,
+    deadline_s: float = math.inf,
 ) -> LocalUpdate:
     """This vehicle's update of the global model.
 
-    The same instructions give the same update, whatever ran before in this process.
+    The same instructions give the same update, whatever ran before in this process and however often
+    training was interrupted.
+
+    Args:
+        instructions: Of the round.
+        settings: Theirs, read.
+        global_N: The global model.
+        vehicle: Who trains.
+        warm: Its recordings and networks.
+        breaks: Who decides when training pauses; None: nobody.
+        deadline_s: Unix time after which nobody waits for the update any more; only breaks ask.
 
     Raises:
+        NotNowError: The machine was needed for something else until the deadline.
         RefusedInstructionsError: The global model does not fit.
         RecordingsMissingError: There is nothing to learn from.
         DivergedTrainingError: The update is not finite; sending it would only have it refused.
@@ -45,16 +62,25 @@ def trained_update(
     with warm.network(settings.model, *size, device) as (model, schema):
         check_schema(instructions, global_N, schema)
         unflatten(global_N, model)
-        result = train(
-            model,
-            dataset,
-            settings.training,
-            seed=vehicle_seed(instructions.seed, instructions.round, vehicle.vehicle_id),
-            device=device,
-            global_N=global_N,
-            augment=vehicle.augment,
-            mirror=vehicle.mirror,
+        pauses: contextlib.AbstractContextManager[TrainingBreak] = contextlib.nullcontext(
+            TrainingBreak()
         )
+        if breaks is not None:
+            work = work_digest(instructions, vehicle, device, dataset)
+            pauses = breaks.during(work, deadline_s)
+        with pauses as pause:
+            result = train(
+                model,
+                dataset,
+                settings.training,
+                seed=vehicle_seed(instructions.seed, instructions.round, vehicle.vehicle_id),
+                device=device,
+                global_N=global_N,
+                augment=vehicle.augment,
+                mirror=vehicle.mirror,
+                between_batches=pause.between_batches,
+                resume=pause.resume,
+            )
         update_N = flatten(model)
         update_N -= global_N
     if not np.isfinite(update_N).all():

@@ -8,13 +8,14 @@ true numbers; sealing comes last. Updates that travel in a masked sum take anoth
 # Shapes: N parameters that are sent.
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from convoy_compression.update.codec import codec_on_wire
 from convoy_edge_client.errors import RefusedInstructionsError
 from convoy_edge_client.instructions import RoundSettings
 from convoy_edge_client.local_update import LocalUpdate
 from convoy_edge_client.vehicle_config import VehicleConfig
-from convoy_edge_client.vehicle_party import party_of
+from convoy_edge_client.vehicle_party import keep_revocations, party_of
 from convoy_privacy.certificates import Role
 from convoy_privacy.clipping import clip
 from convoy_privacy.sealed_update import seal_update
@@ -54,7 +55,8 @@ def single_update(
         vehicle: Who sends it.
 
     Raises:
-        ProtocolError: The aggregator's key is not vouched for by our fleet's CA.
+        ProtocolError: The aggregator's key is not vouched for by our fleet's CA, or the list of
+            revocations that comes with it cannot be gone by.
     """
     update_N = update.update_N
     if settings.privacy.clip_norm is not None:
@@ -74,9 +76,9 @@ def single_update(
     if protection_of(instructions.codec) is Protection.SEALED:
         party = party_of(vehicle)
         now = datetime.now(UTC)
-        # No list comes with the instructions: the one held must do, as long as it lasts.
-        trust = party.trust.with_revocations(b"", now)
+        trust = party.trust.with_revocations(instructions.revocations, now)
         verify_sealing_key(instructions.aggregator, trust, Role.AGGREGATOR, now)
+        keep_revocations(Path(vehicle.identity), instructions.revocations)
         header.context_digest = instructions_digest
         header.certificate = party.identity.certificate
         payload, header.signature = seal_update(

@@ -8,13 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from flwr.app import Context
+from typing import TYPE_CHECKING, Any, Literal
 
 from convoy_edge_client.errors import RecordingsMissingError, VehicleConfigError
 from convoy_protos.protection import Protection
 from convoy_protos.settings import from_table, to_table
+
+if TYPE_CHECKING:  # a device that is only looked at needs no Flower
+    from flwr.app import Context
 
 NODE_CONFIG_KEY = "vehicle-config"
 """Flower node configuration: path of this vehicle's file."""
@@ -42,8 +43,9 @@ class VehicleConfig:
             hides it; "sealed", readable by the aggregator alone; "none", anything the server asks for.
         minimum_cohort: Vehicles in a masked sum, this one included, below which it takes no part; in
             2..128.
-        metrics: "clear" tells example counts, losses and scores to the server; "withheld" leaves
-            them to the masked sum, where only the fleet's totals show.
+        metrics: "clear" tells example counts, losses and scores to the server; "summed" only within
+            masked sums, where the fleet's totals show; "withheld" not at all, but for the weight of
+            its update, which a sum needs.
         minimum_helpers: Mask helpers of a sum without pairwise masks, below which it takes no part; in
             1..8. The update is hidden while one of them does not work together with the server.
         helper_identity: Folder with a mask helper's certificate, key and sealing key, as `convoy fleet
@@ -61,7 +63,7 @@ class VehicleConfig:
     identity: str = ""
     least_protection: Literal["masked", "sealed", "none"] = "masked"
     minimum_cohort: int = 3
-    metrics: Literal["clear", "withheld"] = "clear"
+    metrics: Literal["clear", "summed", "withheld"] = "clear"
     minimum_helpers: int = 1
     helper_identity: str = ""
 
@@ -140,7 +142,7 @@ def save_fleet(paths: Sequence[Path], path: Path) -> None:
     path.write_text(json.dumps([str(each) for each in paths], indent=2) + "\n", encoding="utf-8")
 
 
-def vehicle_of(context: Context) -> VehicleConfig:
+def vehicle_of(context: "Context") -> VehicleConfig:
     """The vehicle that a Flower node is.
 
     Raises:
@@ -171,7 +173,7 @@ def _read_json(path: Path, kind: type) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise VehicleConfigError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VehicleConfigError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, kind):
         raise VehicleConfigError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")

@@ -52,7 +52,8 @@ def update_noise_multiplier(noise_multiplier: float, count_stddev: float) -> flo
     """What is left for the updates when the clipped count takes its part of the noise.
 
     A vehicle changes the count by at most 1 and the scaled update by at most 1; both noised releases
-    together are as private as one with `noise_multiplier`. The paper shifts the count by 1/2, which
+    together are as private as one with `noise_multiplier` (of Gaussian noise; what Skellam noise comes to,
+    dp_accountant adds up by itself). The paper shifts the count by 1/2, which
     halves that 1; a counter in a masked sum is 0 or 1.
 
     Args:

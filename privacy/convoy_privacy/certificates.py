@@ -178,13 +178,28 @@ class Trust:
         return replace(self, revocations=fresh)
 
 
-def role_in(ca_public_key: bytes, certificate_der: bytes) -> Role:
-    """The role in a certificate of this CA, whether or not it is in force.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """What a certificate of our CA says, whether or not it is in force.
+
+    Attributes:
+        member: Who it names.
+        not_before: From when on it counts.
+        not_after: Until when.
+    """
+
+    member: Member
+    not_before: datetime
+    not_after: datetime
+
+
+def certified(ca_public_key: bytes, certificate_der: bytes) -> Certified:
+    """What a certificate says; whether it is in force is for Trust.verify to tell.
 
     Raises:
         UntrustedPeerError: Not by this CA.
     """
-    return _certified(ca_public_key, bytes(certificate_der)).member.role
+    return _certified(ca_public_key, bytes(certificate_der))
 
 
 @lru_cache(maxsize=16)
@@ -222,21 +237,16 @@ class _RefusedError(Exception):
     """Says why; becomes the documented error of whoever asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Certified:
-    member: Member
-    not_before: datetime
-    not_after: datetime
-
-
 @lru_cache(maxsize=4096)
-def _certified(ca_public_key: bytes, certificate_der: bytes) -> _Certified:
+def _certified(ca_public_key: bytes, certificate_der: bytes) -> Certified:
     """What never changes about a certificate. Only what the CA signed gets into the cache."""
     try:
         _check_signed(ca_public_key, certificate_der, MAX_CERTIFICATE_BYTES)
         certificate = x509.load_der_x509_certificate(certificate_der)
-        return _Certified(
-            _member(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return Certified(
+            member=_member(certificate),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
         )
     except x509.ExtensionNotFound as error:
         raise UntrustedPeerError("a peer", "its certificate does not say what it is for") from error

@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,18 @@ from convoy_privacy.fleet_authority import (
 )
 from convoy_privacy.party import IDENTITY_KEY, REVOCATIONS, save_party
 from convoy_privacy.sealing import X25519_SUITE, SealingKey, generate_sealing_key
+from convoy_privacy.tls_files import save_server, tls_authority
 from convoy_protos.errors import UsageError
+
+
+class _AddedRole(Enum):
+    """Whom `convoy fleet add` makes files for: the roles of certificates, and servers for TLS."""
+
+    VEHICLE = Role.VEHICLE.value
+    AGGREGATOR = Role.AGGREGATOR.value
+    HELPER = Role.HELPER.value
+    SERVER = "server"
+
 
 FleetArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The CA's folder, which stays offline.")
@@ -43,7 +55,9 @@ def fleet_init(
         convoy fleet init my-fleet --passphrase-file passphrase.txt
     """
     authority = FleetAuthority.create(_now(), list_days=list_days)
-    fleet_store.create_fleet(directory, authority, _passphrase(passphrase_file))
+    passphrase = _passphrase(passphrase_file)
+    fleet_store.create_fleet(directory, authority, passphrase)
+    tls_authority(directory, _now(), passphrase)
     print(f"{directory}: a new fleet without members; keep this folder offline, and a copy of it")
 
 
@@ -52,7 +66,7 @@ def fleet_add(
     name: Annotated[
         str, typer.Argument(help="Unique in the fleet; a vehicle's is its vehicle id.")
     ],
-    role: Annotated[Role, typer.Option(help="What the party may be.")] = Role.VEHICLE,
+    role: Annotated[_AddedRole, typer.Option(help="What the party may be.")] = _AddedRole.VEHICLE,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="For the party's files; else ./NAME.")
     ] = None,
@@ -70,6 +84,10 @@ def fleet_add(
             help="x25519 or mlkem768-x25519: of an aggregator's or a helper's sealing key."
         ),
     ] = X25519_SUITE,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a server: a name or address under which vehicles reach it."),
+    ] = None,
     renew: Annotated[
         bool, typer.Option("--renew", help="Also if NAME has a certificate in force.")
     ] = False,
@@ -78,30 +96,37 @@ def fleet_add(
     """Admit a vehicle, an aggregator or a helper and write the files that it needs.
 
     Move the folder to the party, and leave no copy of its *.key files. With --request the private key
-    never leaves the vehicle.
+    never leaves the vehicle. The role server gives a TLS certificate for the hosts of a server.
 
     Example:
         convoy fleet add my-fleet car-07
         convoy fleet add my-fleet depot --role aggregator --out depot-keys
         convoy fleet add my-fleet car-08 --request car-08.csr
+        convoy fleet add my-fleet cloud --role server --host convoy.example.org
     """
-    if request is not None and role is not Role.VEHICLE:
+    if request is not None and role is not _AddedRole.VEHICLE:
         raise UsageError(
             "--request is for vehicles: the sealing key of the other roles is made here"
         )
+    if (host is not None) != (role is _AddedRole.SERVER):
+        raise UsageError("--role server and --host HOST belong together")
     folder = out or _folder_named(name)
+    if role is _AddedRole.SERVER:
+        _add_server(directory, folder, tuple(host or ()), days, _passphrase(passphrase_file))
+        return
+    party = Role(role.value)
     sealing_key: SealingKey | None = None
-    if role is not Role.VEHICLE:
+    if party is not Role.VEHICLE:
         sealing_key = generate_sealing_key(suite, os.urandom)
     with fleet_store.locked(directory):
         authority = fleet_store.load_fleet(directory, _passphrase(passphrase_file))
         try:
             if request is None:
-                identity = authority.issue(name, role, _now(), days, renew=renew)
+                identity = authority.issue(name, party, _now(), days, renew=renew)
                 certificate, signing_key = identity.certificate, identity.signing_key
             else:
                 public_key = key_files.read_request(request)
-                certificate = authority.certify(name, role, public_key, _now(), days, renew=renew)
+                certificate = authority.certify(name, party, public_key, _now(), days, renew=renew)
                 signing_key = None
         except ValueError as error:
             raise UsageError(f"{directory}: {error}") from error
@@ -110,7 +135,7 @@ def fleet_add(
         fleet_store.save_fleet(directory, authority)
         save_party(folder, authority, certificate, signing_key, sealing_key)
     beside = "" if signing_key else f", beside its own {IDENTITY_KEY}"
-    print(f"{folder}: files of {role.value} {name}; move them there{beside}")
+    print(f"{folder}: files of {party.value} {name}; move them there{beside}")
 
 
 def fleet_revoke(
@@ -177,6 +202,20 @@ def fleet_list(
         f"list of revocations {book.revocations.number}, until {ends:%Y-%m-%d}"
         f"{late if now >= ends else ''}"
     )
+
+
+def _add_server(
+    directory: Path, folder: Path, hosts: tuple[str, ...], days: int, passphrase: bytes | None
+) -> None:
+    with fleet_store.locked(directory):
+        fleet_store.load_fleet(directory, passphrase)  # the TLS CA gets the same passphrase
+        authority = tls_authority(directory, _now(), passphrase)
+        try:
+            server = authority.issue(hosts, _now(), days)
+        except ValueError as error:
+            raise UsageError(f"--host: {error}") from error
+        save_server(folder, authority, server)
+    print(f"{folder}: TLS files of a server at {', '.join(hosts)}; move them there")
 
 
 def _state(one: IssuedCertificate, now: datetime) -> str:

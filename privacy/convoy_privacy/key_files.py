@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -85,19 +87,12 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
 
 
 def read_signing_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
-    """A private key.
+    """A private key of a party or of the fleet's CA.
 
     Raises:
         FleetFolderError: Missing, broken, readable by others, or the passphrase does not fit.
     """
-    data = read_file(path, private=True)
-    try:
-        key = load_pem_private_key(data, passphrase)
-    except TypeError as error:
-        needs = "needs its passphrase: --passphrase-file FILE"
-        raise FleetFolderError(path, "has no passphrase" if passphrase else needs) from error
-    except ValueError as error:
-        raise FleetFolderError(path, "not a private key in PEM, or a wrong passphrase") from error
+    key = _private_key(path, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
         raise FleetFolderError(path, "not an Ed25519 key")
     return key
@@ -105,11 +100,22 @@ def read_signing_key(path: Path, passphrase: bytes | None = None) -> Ed25519Priv
 
 def write_signing_key(path: Path, key: Ed25519PrivateKey, passphrase: bytes | None = None) -> None:
     """Keep a private key; encrypted where there is a passphrase."""
-    protection: KeySerializationEncryption = NoEncryption()
-    if passphrase is not None:
-        protection = BestAvailableEncryption(passphrase)
-    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
-    write_file(path, data, private=True)
+    _write_private_key(path, key, passphrase)
+
+
+def read_tls_key(path: Path, passphrase: bytes | None = None) -> EllipticCurvePrivateKey:
+    """A private key for TLS; otherwise as `read_signing_key`."""
+    key = _private_key(path, passphrase)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise FleetFolderError(path, "not a key on an elliptic curve, which TLS needs here")
+    return key
+
+
+def write_tls_key(
+    path: Path, key: EllipticCurvePrivateKey, passphrase: bytes | None = None
+) -> None:
+    """Keep a private key for TLS; encrypted where there is a passphrase."""
+    _write_private_key(path, key, passphrase)
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -206,6 +212,27 @@ def write_sealing_key(path: Path, key: SealingKey) -> None:
     """Keep a private key to open sealed messages with."""
     line = f"{_SEALING_LABEL} {key.suite} {key.seed.hex()}\n"
     write_file(path, line.encode(), private=True)
+
+
+def _private_key(path: Path, passphrase: bytes | None) -> PrivateKeyTypes:
+    data = read_file(path, private=True)
+    try:
+        return load_pem_private_key(data, passphrase)
+    except TypeError as error:
+        needs = "needs its passphrase: --passphrase-file FILE"
+        raise FleetFolderError(path, "has no passphrase" if passphrase else needs) from error
+    except ValueError as error:
+        raise FleetFolderError(path, "not a private key in PEM, or a wrong passphrase") from error
+
+
+def _write_private_key(
+    path: Path, key: Ed25519PrivateKey | EllipticCurvePrivateKey, passphrase: bytes | None
+) -> None:
+    protection: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        protection = BestAvailableEncryption(passphrase)
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+    write_file(path, data, private=True)
 
 
 def _certificate(path: Path) -> x509.Certificate:

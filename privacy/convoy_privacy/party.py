@@ -7,7 +7,7 @@ revoked.crl    list of revocations held; replaced by newer ones that peers bring
 sealing.key    private; aggregators and helpers only
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from convoy_privacy import key_files
-from convoy_privacy.certificates import Identity, Role, Trust, role_in
+from convoy_privacy.certificates import Identity, Role, Trust, certified
 from convoy_privacy.errors import FleetFolderError, UntrustedPeerError
 from convoy_privacy.fleet_authority import FleetAuthority
 from convoy_privacy.sealing import SealingKey
@@ -64,7 +64,7 @@ def load_party(folder: Path, now: datetime) -> Party:
     signing_key = key_files.read_signing_key(folder / IDENTITY_KEY)
     certificate = key_files.read_certificate(folder / IDENTITY_CERTIFICATE)
     try:
-        role = role_in(ca_public_key, certificate)
+        role = certified(ca_public_key, certificate).member.role
         member = trust.verify(certificate, role, now)
     except UntrustedPeerError as error:
         raise FleetFolderError(folder / IDENTITY_CERTIFICATE, str(error)) from error
@@ -108,6 +108,25 @@ def save_party(
     key_files.write_certificate(folder / CA_CERTIFICATE, authority.certificate)
     key_files.write_file(folder / REVOCATIONS, authority.revocation_list)
     key_files.write_certificate(folder / IDENTITY_CERTIFICATE, certificate)
+
+
+def with_newest_revocations(party: Party, folder: Path) -> Party:
+    """The same party, going by the list that lies in its folder now, if that is newer.
+
+    However old it is, as for `load_party`.
+
+    Args:
+        party: As read before.
+        folder: Where it was read from.
+
+    Raises:
+        FleetFolderError: The file is missing, or not by the CA that this party trusts.
+    """
+    held = party.trust.revocations
+    found = key_files.read_revocation_file(folder / REVOCATIONS, party.trust.ca_public_key)
+    if held is not None and found.number <= held.number:
+        return party
+    return replace(party, trust=replace(party.trust, revocations=found))
 
 
 def save_revocations(folder: Path, trust: Trust) -> None:

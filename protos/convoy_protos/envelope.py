@@ -27,9 +27,18 @@ from convoy_protos.v1.federation_pb2 import UpdateHeader
 UPDATE_METRICS = frozenset({"train_loss"})
 """The metrics an update carries, no more and no fewer."""
 
-SUM_COUNTERS: Final = ("count", "weight", "clipped", "loss_sum", "squared_norm")
-"""64-bit numbers that are summed under masks behind the vector, modulo 2**64; the last two are
-weighted by examples (loss) and counted in units of 1 / COUNTER_SCALE."""
+SUM_COUNTERS: Final = ("count", "weight", "clipped", "loss_sum", "squared_norm", "loss_weight")
+"""64-bit numbers that are summed under masks behind the vector, modulo 2**64. loss_sum is weighted by
+examples; it and squared_norm are in units of 1 / COUNTER_SCALE. loss_weight is the weight behind
+loss_sum: 0 of a vehicle that withholds its loss."""
+SCORE_COUNTERS: Final = (
+    *("count", "balanced_accuracy", "throttle_error", "loss"),
+    *("left", "straight", "right"),
+    *("left_correct", "straight_correct", "right_correct"),
+)
+"""What is summed where vehicles score a model: no vector, these alone. balanced_accuracy is each
+vehicle's own; it, throttle_error and loss are in units of 1 / COUNTER_SCALE; the rest are held-back
+examples by steering class, all and predicted right."""
 COUNTER_SCALE: Final = 2**20
 
 _MAGIC = b"CVU2"

@@ -38,6 +38,9 @@ from convoy_protos.v1.federation_pb2 import (
 
 M = TypeVar("M", bound=ProtobufMessage)
 
+NOT_NOW = "not now: "
+"""How the reason of a device begins that declines; its own choice, no failure."""
+
 QUERY_PROFILE = "query.profile"
 TRAIN = "train"
 CHECK_IN = "train.check_in"

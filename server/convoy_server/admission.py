@@ -23,12 +23,13 @@ from convoy_privacy.errors import (
 )
 from convoy_protos.envelope import UPDATE_METRICS, envelope_limit, unpack
 from convoy_protos.errors import MalformedMessageError, ProtocolError
-from convoy_protos.flower_messages import read_update
+from convoy_protos.flower_messages import NOT_NOW, read_update
 from convoy_protos.v1.federation_pb2 import Trained, UpdateHeader
 from convoy_server.errors import RefusedReplyError
 
 REASONS: Final = (
     "client_error",  # the client raised, or its process or connection died
+    "not_now",  # the device will not work now: driving, hot, out of its hours or megabytes
     "malformed",  # not our records at all
     "oversized",  # more bytes than any update of this model can have
     "truncated",  # the envelope does not parse or is not as long as it says
@@ -119,7 +120,10 @@ def refuse_failed(reply: Message) -> None:
         RefusedReplyError: With what the client or Flower says about it, shortened.
     """
     if reply.has_error():
-        raise RefusedReplyError("client_error", one_line(reply.error.reason or "no reason given"))
+        why = one_line(reply.error.reason or "no reason given")
+        if why.startswith(NOT_NOW):
+            raise RefusedReplyError("not_now", why.removeprefix(NOT_NOW))
+        raise RefusedReplyError("client_error", why)
     if not reply.has_content():
         raise RefusedReplyError("malformed", "the reply is empty")
 

@@ -21,7 +21,8 @@ from convoy_driving.parameters import (
     load_parameters,
     schema_of,
 )
-from convoy_privacy.party import Party, load_party
+from convoy_privacy.errors import FleetFolderError
+from convoy_privacy.party import Party, load_party, with_newest_revocations
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.settings import to_table
 from convoy_server.audit import Clock, utc_now
@@ -80,6 +81,7 @@ def make_server_app(
             overwrite=bool(settings.get(OVERWRITE_KEY, False)),
             observer=observer,
             keys=_keys(settings.get(KEYS_KEY)),
+            refresh_keys=_refresh(settings.get(KEYS_KEY)),
             canary=canary,
         )
         if on_result is not None:
@@ -97,6 +99,7 @@ def run_federation(
     overwrite: bool = False,
     observer: RunObserver | None = None,
     keys: Party | None = None,
+    refresh_keys: Callable[[Party], Party] = lambda keys: keys,
     canary: Canary | None = None,
     now: Clock = utc_now,
 ) -> FederationResult:
@@ -110,6 +113,7 @@ def run_federation(
         overwrite: Delete the run that the directory holds; not together with `resume`.
         observer: Watches the run.
         keys: The aggregator's; needed for masked and sealed updates.
+        refresh_keys: Gives them with the newest list of revocations, before each round.
         canary: How a global model does on the server's own frames; None: no check.
         now: Clock of the audit log.
 
@@ -122,7 +126,13 @@ def run_federation(
     model_N, schema = initial_model(run)
     directory = _open(out, run, model_N, schema, resume=resume, overwrite=overwrite, now=now)
     strategy = FleetStrategy(
-        run, schema, directory, observer or SilentObserver(), keys=keys, canary=canary
+        run,
+        schema,
+        directory,
+        observer or SilentObserver(),
+        keys=keys,
+        refresh_keys=refresh_keys,
+        canary=canary,
     )
     try:
         strategy.start(
@@ -201,6 +211,22 @@ def _open(
 
 def _keys(folder: object) -> Party | None:
     return None if folder is None else load_party(Path(str(folder)), datetime.now(UTC))
+
+
+def _refresh(folder: object) -> Callable[[Party], Party]:
+    """Read the list of revocations of a party's folder again; a bad one costs no round."""
+
+    def refresh(keys: Party) -> Party:
+        try:
+            fresh = with_newest_revocations(keys, Path(str(folder)))
+        except FleetFolderError as error:
+            logger.warning("%s; this round goes by the list held", error)
+            return keys
+        if fresh is not keys and fresh.trust.revocations is not None:
+            logger.info("list of revocations %d is in force", fresh.trust.revocations.number)
+        return fresh
+
+    return refresh
 
 
 def _metadata(run: RunConfig) -> dict[str, str]:

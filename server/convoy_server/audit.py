@@ -137,7 +137,7 @@ def _check_chain(path: Path, data: bytes) -> list[dict[str, Any]]:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenAuditError(path, number, "edited: the line is not JSON") from error
     expected = {"event", "number", "previous", "time", "sha256"}
     if not isinstance(record, dict) or set(record) != expected:

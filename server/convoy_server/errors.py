@@ -13,8 +13,10 @@ ConvoyError
     RunInterruptedError   the run was stopped by Ctrl-C after `last_round` finished rounds
   ProtocolError
     RefusedReplyError     one reply of one vehicle is refused; carries the reason that is counted
+    EnrolmentRefusedError a device may not join the fleet, or not stay in it
 """
 
+from enum import Enum
 from pathlib import Path
 
 from convoy_protos.errors import JobFailedError, ProtocolError, UsageError
@@ -91,3 +93,31 @@ class RefusedReplyError(ProtocolError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class Refusal(Enum):
+    """Why a device may not join, or not stay."""
+
+    MALFORMED = "malformed"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - a reason, no secret
+    EXPIRED = "expired"
+    USED = "used"
+    UNTRUSTED = "untrusted"
+    EARLY = "early"
+    NOT_SIGNED = "not_signed"
+
+
+class EnrolmentRefusedError(ProtocolError):
+    """A device may not join the fleet, or not stay in it.
+
+    Attributes:
+        refusal: Why, for counting and for the answer's status.
+    """
+
+    def __init__(self, refusal: Refusal, why: str) -> None:
+        super().__init__(refusal, why)
+        self.refusal = refusal
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why

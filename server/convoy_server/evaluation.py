@@ -1,7 +1,8 @@
 """How the global model does on the vehicles' own held-back laps, from counts they send.
 
 A vehicle can lie about its own laps; it cannot send what would spoil the fleet's figures for
-everyone: counts are bounded, sums finite, and balanced accuracy is averaged over vehicles.
+everyone: counts are bounded, sums finite, and balanced accuracy is averaged over vehicles. That holds
+of vehicles that tell their counts; one in a masked sum can move the figures of its shard at will.
 """
 
 import math
@@ -14,6 +15,7 @@ from convoy_protos.v1.federation_pb2 import Evaluation
 from convoy_server.admission import Expectation, one_line, refuse_foreign
 from convoy_server.errors import RefusedReplyError
 from convoy_server.round_log import VehicleScore
+from convoy_server.score_sums import NO_SCORES, SummedScores
 
 CLASSES: Final = 3
 _MAX_ERROR_PER_EXAMPLE: Final = 1e6
@@ -34,7 +36,14 @@ class CheckedEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetScore:
-    """The fleet's figures of one global model; None where no vehicle sent any."""
+    """The fleet's figures of one global model; None where no vehicle gave any.
+
+    Attributes:
+        balanced_accuracy: Mean over the vehicles of each one's own.
+        accuracy: Over all held-back examples.
+        throttle_mae: Mean absolute error over all held-back examples.
+        per_vehicle: Of vehicles that told theirs.
+    """
 
     balanced_accuracy: float | None
     accuracy: float | None
@@ -83,15 +92,23 @@ def check_evaluation(
     )
 
 
-def merge(evaluations: Mapping[str, CheckedEvaluation]) -> FleetScore:
-    """The fleet's figures, the same whatever the order in which the vehicles answered."""
-    if not evaluations:
+def merge(
+    evaluations: Mapping[str, CheckedEvaluation], summed: SummedScores = NO_SCORES
+) -> FleetScore:
+    """The fleet's figures, the same whatever the order in which the vehicles answered.
+
+    Args:
+        evaluations: Of vehicles that told theirs.
+        summed: Of those that gave them to masked sums only.
+    """
+    vehicles = len(evaluations) + summed.vehicles
+    if not vehicles:
         return FleetScore(balanced_accuracy=None, accuracy=None, throttle_mae=None, per_vehicle={})
     ordered = {vehicle: evaluations[vehicle] for vehicle in sorted(evaluations)}
-    fleet = sum((one.counts for one in ordered.values()), EvaluationCounts())
+    fleet = sum((one.counts for one in ordered.values()), EvaluationCounts()) + summed.counts
     own = [one.counts.balanced_accuracy for one in ordered.values()]
     return FleetScore(
-        balanced_accuracy=sum(own) / len(own),
+        balanced_accuracy=(sum(own) + summed.balanced_accuracy_sum) / vehicles,
         accuracy=fleet.accuracy,
         throttle_mae=fleet.throttle_mae,
         per_vehicle={

@@ -17,7 +17,6 @@ from flwr.app import Message
 from convoy_privacy.certificates import Trust
 from convoy_privacy.errors import TooFewPeersError
 from convoy_privacy.secure_sum.helped_aggregator import HelpedAggregator
-from convoy_protos.envelope import SUM_COUNTERS
 from convoy_protos.errors import MalformedMessageError, ProtocolError
 from convoy_protos.flower_messages import (
     HELPED_UPLOAD,
@@ -27,7 +26,14 @@ from convoy_protos.flower_messages import (
 )
 from convoy_protos.v1.secure_sum_pb2 import HelperKey, SumTerms
 from convoy_server.admission import Expectation, refusal_of, refuse_failed
-from convoy_server.shard_sums import Ask, OpenSum, ShardSum, TermsFor, sum_until_they_fit
+from convoy_server.shard_sums import (
+    UPDATES,
+    Ask,
+    OpenSum,
+    ShardSum,
+    TermsFor,
+    sum_until_they_fit,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +105,7 @@ class _HelpedSum(OpenSum):
     def __init__(
         self, shard: ShardSum, terms_for: TermsFor, attempt: int, helpers: tuple[str, ...]
     ) -> None:
-        super().__init__(shard, terms_for, attempt)
+        super().__init__(shard, UPDATES, terms_for, attempt)
         self.aggregator: HelpedAggregator | None = None
         shard.members, shard.helpers = len(self.present), helpers
 
@@ -184,7 +190,7 @@ def _finish(one: _HelpedSum) -> None:
     lanes = one.lanes
     try:
         masks_P, masks_C = one.aggregator.mask_sum(
-            lanes.lane_type, lanes.padded_count, len(SUM_COUNTERS)
+            lanes.lane_type, lanes.padded_count, len(one.kind.counters)
         )
     except MalformedMessageError as error:
         one.give_up(str(error))

@@ -244,7 +244,7 @@ class MaskedIntake:
             state=self._next_state(done, [one for one in sums if one.opened]),
             summed=frozenset(vehicle for one in done for vehicle in one.summed),
             rejections=tuple(rejection for one in sums for rejection in one.rejections),
-            shards=tuple(_record(one) for one in sums),
+            shards=tuple(shard_record(one) for one in sums),
             clipped_share=self._clipped_share(done),
         )
 
@@ -265,10 +265,10 @@ class MaskedIntake:
         cap = 1 if equal else most
         # Who withholds its examples may weigh up to the cap.
         weight = float(len(vehicles)) if equal else sum(count or cap for count in declared) / cap
-        step, variance = step_for(sigma * weight, update.modulus_bits), 0.0
+        step, variance, count_variance = step_for(sigma * weight, update.modulus_bits), 0.0, 0.0
         if self._noise is not None:
             step = self._noise.step(len(vehicles), update.minimum_cohort)
-            variance = self._noise.variance(step)
+            variance, count_variance = self._noise.variance(step), self._noise.count_variance
         minimum = update.minimum_cohort
         if private and update.helpers:
             # Vehicles share the noise among the fewest that a sum may have.
@@ -286,6 +286,7 @@ class MaskedIntake:
             modulus_bits=update.modulus_bits,
             step=step,
             noise_variance=variance,
+            count_noise_variance=count_variance,
             clip_norm=self._state.clip_norm or 0.0,
             weight_cap=cap,
             codec_seed=hashlib.sha256(b"convoy codec seed/1" + seed).digest(),
@@ -308,11 +309,11 @@ class MaskedIntake:
         return combined(items, robust, self._train_loss(done))
 
     def _train_loss(self, done: Sequence[ShardSum]) -> float | None:
-        """Mean over the summed vehicles, weighted as their updates are; None under noise."""
-        if self._noise is not None:
+        """Mean over the summed vehicles, weighted as their updates are; None where nobody tells."""
+        weight = sum(one.counters["loss_weight"] for one in done)
+        if not weight:
             return None
-        loss = sum(one.counters["loss_sum"] for one in done) / COUNTER_SCALE
-        return loss / sum(one.counters["weight"] for one in done)
+        return sum(one.counters["loss_sum"] for one in done) / COUNTER_SCALE / weight
 
     def _next_state(self, done: Sequence[ShardSum], unmasked: Sequence[ShardSum]) -> UpdateState:
         if self._noise is not None and unmasked:
@@ -340,13 +341,21 @@ class MaskedIntake:
         return self._state.replace(sum_sigma=sigma if sigma > _NOTHING else None)
 
     def _clipped_share(self, done: Sequence[ShardSum]) -> float | None:
-        if self._state.clip_norm is None or self._noise is not None:
+        told = self._noise is None or self._noise.count_variance > 0.0
+        if self._state.clip_norm is None or not told:
             return None
         count = sum(one.counters["count"] for one in done)
-        return sum(one.counters["clipped"] for one in done) / count if count else None
+        clipped = sum(_signed(one.counters["clipped"]) for one in done)
+        return clipped / count if count else None
 
 
-def _record(one: ShardSum) -> ShardRecord:
+def _signed(counter: int) -> int:
+    """A counter modulo 2^64 as the number nearest to zero: noise may take it below."""
+    return counter - (1 << 64) if counter >> 63 else counter
+
+
+def shard_record(one: ShardSum) -> ShardRecord:
+    """What rounds.jsonl says about a sum."""
     return ShardRecord(
         vehicles=one.vehicles,
         summed=one.summed,

@@ -8,6 +8,7 @@ from typing import Final
 
 from convoy_compression.update.range_control import first_sigma, step_for
 from convoy_compression.update.rotation import layout_of
+from convoy_privacy.adaptive_clipping import update_noise_multiplier
 from convoy_privacy.dp_accountant import (
     PrivacySpent,
     RoundFacts,
@@ -28,13 +29,18 @@ _NO_ROOM: Final = 1e30
 
 
 class NoisePlan:
-    """What the noise of a run's sums is like; every update weighs the same."""
+    """What the noise of a round's sums is like; every update weighs the same.
+
+    Attributes:
+        count_variance: Of the noise in a sum's count of clipped updates, in squared vehicles; 0: no
+            count is told.
+    """
 
     def __init__(self, privacy: PrivacyConfig, parameter_count: int, modulus_bits: int) -> None:
         """Nothing is drawn here: vehicles draw the noise.
 
         Args:
-            privacy: With clip_norm and noise_multiplier.
+            privacy: With noise_multiplier, and clip_norm as it is in this round.
             parameter_count: Of an update.
             modulus_bits: Of a masked sum.
 
@@ -46,7 +52,12 @@ class NoisePlan:
         epsilon(PrivacySpent(), privacy.delta)
         self._privacy = privacy
         self._clip_norm = privacy.clip_norm
-        self._multiplier = privacy.noise_multiplier
+        self._multiplier, self.count_variance = privacy.noise_multiplier, 0.0
+        if privacy.clip_quantile is not None:
+            self.count_variance = privacy.clip_count_stddev**2
+            self._multiplier = update_noise_multiplier(
+                privacy.noise_multiplier, privacy.clip_count_stddev
+            )
         self._padded_count = layout_of(parameter_count).padded_count
         self._modulus_bits = modulus_bits
 
@@ -99,6 +110,7 @@ class NoisePlan:
             minimum_survivors=needed,
             sampling=sampling,
             rate=1.0 if sampling is Sampling.EVERYBODY else rate,
+            count_noise_variance=self.count_variance or None,
         )
 
     def epsilon(self, spent: PrivacySpent) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from convoy_server.observer import RunObserver
+from convoy_server.observer import RunObserver, Wait
 from convoy_server.round_log import RoundRecord
 from convoy_server.run_config import RunConfig
 
@@ -39,3 +39,18 @@ class ObserverGroup:
         """Passed on."""
         for observer in self._observers:
             observer.phase(name, done, total)
+
+    def waiting(self, wait: Wait) -> None:
+        """Passed on."""
+        for observer in self._observers:
+            observer.waiting(wait)
+
+    def connected(self, vehicles: int) -> None:
+        """Passed on."""
+        for observer in self._observers:
+            observer.connected(vehicles)
+
+    def answered(self, vehicle: str) -> None:
+        """Passed on."""
+        for observer in self._observers:
+            observer.answered(vehicle)

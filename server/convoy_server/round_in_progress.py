@@ -13,7 +13,7 @@ from convoy_server.downlink import PublishedModel
 from convoy_server.evaluation import FleetScore, merge
 from convoy_server.intake import Intake, Settled
 from convoy_server.optimizers.server_optimizer import OptimizerState
-from convoy_server.round_log import RoundRecord, VehicleBytes, line_digest
+from convoy_server.round_log import RoundRecord, ShardRecord, VehicleBytes, line_digest
 from convoy_server.rounds import Phase, Rejection, RoundState, why_abandoned
 from convoy_server.update_state import UpdateState
 from convoy_server.vehicles import Addresses
@@ -69,6 +69,7 @@ class RoundInProgress:
     score: FleetScore = field(default_factory=lambda: merge({}))
     evaluation_rejections: list[Rejection] = field(default_factory=list)
     evaluation_lost: tuple[str, ...] = ()
+    score_sums: tuple[ShardRecord, ...] = ()
 
 
 def round_record(
@@ -115,6 +116,7 @@ def round_record(
         lost_vehicles=state.lost,
         evaluation_rejections=tuple(current.evaluation_rejections),
         evaluation_lost=current.evaluation_lost,
+        score_sums=current.score_sums,
         per_vehicle=score.per_vehicle,
     )
 

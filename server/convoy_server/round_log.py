@@ -100,7 +100,9 @@ class RoundRecord:
         rejections: Every refused update.
         lost_vehicles: Who never answered.
         evaluation_rejections: Every refused evaluation.
-        evaluation_lost: Who never sent an evaluation.
+        evaluation_lost: Who never sent an evaluation, or is missing in the sum of scores.
+        score_sums: Masked sums of the scores of vehicles that tell them to no one; no vector is in
+            them.
         per_vehicle: Scores by vehicle id.
     """
 
@@ -135,6 +137,7 @@ class RoundRecord:
     lost_vehicles: tuple[str, ...] = ()
     evaluation_rejections: tuple[Rejection, ...] = ()
     evaluation_lost: tuple[str, ...] = ()
+    score_sums: tuple[ShardRecord, ...] = ()
     per_vehicle: Mapping[str, VehicleScore] = field(default_factory=dict)
 
 
@@ -156,7 +159,7 @@ def from_line(line: str) -> RoundRecord:
     """
     try:
         table: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"rounds.jsonl: not JSON: {error}") from error
     if not isinstance(table, dict):
         raise SettingsError(f"rounds.jsonl: expected an object, got {table!r}")

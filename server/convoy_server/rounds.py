@@ -56,7 +56,8 @@ class RoundConfig:
         quorum: Accepted updates without which the round is abandoned; 0 means more than half of
             the wanted ones.
         deadline_s: Seconds after which updates are no longer waited for.
-        min_vehicles: Vehicles to wait for before the first round.
+        min_vehicles: Vehicles to wait for before a round. Before the first of a run, or of one that goes
+            on after a restart, the run ends without them; later it goes on with those it has.
         join_deadline_s: Seconds to wait for them, and for a vehicle to introduce itself.
         max_abandoned_in_a_row: The run ends after so many abandoned rounds one after another.
         max_examples: A vehicle that claims more training examples is refused.

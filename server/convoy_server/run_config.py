@@ -86,7 +86,7 @@ def run_config_from_json(text: str) -> RunConfig:
     """
     try:
         table: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{RUN_KEY}: not JSON: {error}") from error
     if not isinstance(table, dict):
         raise SettingsError(f"{RUN_KEY}: expected an object, got {table!r}")

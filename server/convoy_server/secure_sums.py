@@ -2,6 +2,7 @@
 
     check_in -> share -> upload -> unmask, and once more after an overflow, with twice the range
 
+What is summed is updates, or the scores of a model, which are counters without a vector (SumKind).
 The rules of a sum are in convoy_privacy.secure_sum.aggregator, its numbers in shard_sums.py; here
 messages go out and come back. Whatever a vehicle sends is taken or becomes one rejection; a shard that
 falls below its threshold is given up, the others go on. With mask helpers: helped_sums.py.
@@ -15,7 +16,6 @@ from flwr.app import Message, RecordDict
 from convoy_privacy.certificates import Trust
 from convoy_privacy.errors import BadSharesError, TooFewPeersError
 from convoy_privacy.secure_sum.aggregator import Aggregator
-from convoy_protos.envelope import SUM_COUNTERS
 from convoy_protos.errors import ProtocolError
 from convoy_protos.flower_messages import (
     CHECK_IN,
@@ -26,7 +26,15 @@ from convoy_protos.flower_messages import (
     request_content,
 )
 from convoy_server.admission import Expectation, refusal_of, refuse_failed
-from convoy_server.shard_sums import Ask, OpenSum, ShardSum, TermsFor, sum_until_they_fit
+from convoy_server.shard_sums import (
+    UPDATES,
+    Ask,
+    OpenSum,
+    ShardSum,
+    SumKind,
+    TermsFor,
+    sum_until_they_fit,
+)
 
 
 def run_secure_sums(
@@ -40,6 +48,7 @@ def run_secure_sums(
     sigma: float,
     guessed: bool,
     max_attempts: int,
+    kind: SumKind = UPDATES,
 ) -> list[ShardSum]:
     """Sum every shard's updates without seeing one of them.
 
@@ -53,10 +62,17 @@ def run_secure_sums(
         sigma: Deviation of a coordinate of the sum to be ready for, for each unit of weight.
         guessed: Whether nobody knows that yet: a sum with far too wide a range is then made again.
         max_attempts: Sums tried for a shard.
+        kind: What is summed.
     """
+
+    def begin(shard: ShardSum, attempt: int) -> _PairwiseSum:
+        one = _PairwiseSum(shard, kind, terms_for, attempt)
+        one.open(trust, now)
+        return one
+
     return sum_until_they_fit(
         shards,
-        lambda shard, attempt: _PairwiseSum(shard, terms_for, attempt, trust, now),
+        begin,
         lambda sums: _Exchanges(sums, ask, expected).run(),
         sigma=sigma,
         guessed=guessed,
@@ -67,11 +83,12 @@ def run_secure_sums(
 class _PairwiseSum(OpenSum):
     """One sum of one shard whose vehicles mask with each other."""
 
-    def __init__(
-        self, shard: ShardSum, terms_for: TermsFor, attempt: int, trust: Trust, now: datetime
-    ) -> None:
-        super().__init__(shard, terms_for, attempt)
-        terms = shard.terms.SerializeToString(deterministic=True)
+    aggregator: Aggregator
+    revocations: bytes
+
+    def open(self, trust: Trust, now: datetime) -> None:
+        """Wait for check-ins."""
+        terms = self.shard.terms.SerializeToString(deterministic=True)
         self.aggregator = Aggregator(terms, trust, now)
         self.revocations = trust.revocations.der if trust.revocations else b""
 
@@ -175,7 +192,7 @@ def _finish(one: _PairwiseSum) -> None:
     lanes = one.lanes
     try:
         masks_P, masks_C = one.aggregator.mask_sum(
-            lanes.lane_type, lanes.padded_count, len(SUM_COUNTERS)
+            lanes.lane_type, lanes.padded_count, len(one.kind.counters)
         )
     except (TooFewPeersError, BadSharesError) as error:
         one.give_up(str(error))

@@ -37,7 +37,24 @@ TermsFor = Callable[[int, Sequence[str], int, float], SumTerms]
 
 _TOO_WIDE: Final = 0.11
 """Half of what a sum fills of the right range: a bit less of precision than there could be."""
-_COUNTER_BYTES: Final = 8 * len(SUM_COUNTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class SumKind:
+    """What is summed.
+
+    Attributes:
+        counters: Their names, in the order on the wire.
+        fault: Why a shard's counters cannot be those of honest vehicles; empty where they can.
+    """
+
+    counters: tuple[str, ...]
+    fault: Callable[["ShardSum"], str]
+
+    @property
+    def counter_bytes(self) -> int:
+        """Of all counters."""
+        return 8 * len(self.counters)
 
 
 @dataclass(slots=True)
@@ -57,7 +74,7 @@ class ShardSum:
         attempts: Sums that were tried.
         terms: Of the last attempt.
         decoded: The sum of the weighted updates; None where the shard was given up.
-        counters: By name of SUM_COUNTERS; as the vehicles say.
+        counters: By name, as the vehicles say.
         why: Why it was given up; empty where it was not.
         helpers: Names of the mask helpers of the last attempt; none: vehicles mask pairwise.
         helpers_lost: Of these, whose mask sum did not come or was refused.
@@ -81,12 +98,6 @@ class ShardSum:
     helpers_lost: tuple[str, ...] = ()
 
     @property
-    def lost(self) -> tuple[str, ...]:
-        """Who was asked, is not in the sum and was not refused."""
-        refused = {rejection.vehicle for rejection in self.rejections}
-        return tuple(v for v in self.vehicles if v not in self.summed and v not in refused)
-
-    @property
     def weight(self) -> float:
         """Summed weights, in units of the cap."""
         return self.counters["weight"] / self.terms.weight_cap
@@ -102,14 +113,16 @@ class OpenSum:
 
     Attributes:
         shard: What becomes of it.
+        kind: What is summed.
         lanes: How updates became lanes.
         present: Who has answered properly so far.
         overflowed: Whether the sum was opened and does not fit its range.
     """
 
-    def __init__(self, shard: ShardSum, terms_for: TermsFor, attempt: int) -> None:
+    def __init__(self, shard: ShardSum, kind: SumKind, terms_for: TermsFor, attempt: int) -> None:
         """Agree on terms with whoever is left of the shard."""
         self.shard = shard
+        self.kind = kind
         self.present = list(shard.summed or shard.vehicles)
         self.overflowed = False
         # A sum made again needs all its vehicles: without one, the two would show that one.
@@ -118,7 +131,7 @@ class OpenSum:
         shard.attempts, shard.summed = attempt, ()
         self.lanes = MaskedFormat.of(shard.terms)
         self._lane_sum = LaneSum(self.lanes)
-        self._counters_C = np.zeros(len(SUM_COUNTERS), np.uint64)
+        self._counters_C = np.zeros(len(kind.counters), np.uint64)
 
     @property
     def given_up(self) -> bool:
@@ -153,7 +166,7 @@ class OpenSum:
             RefusedReplyError: With the first reason that applies.
             WrongContextError: It belongs to another sum.
         """
-        payload_bytes = self.lanes.payload_bytes + _COUNTER_BYTES
+        payload_bytes = self.lanes.payload_bytes + self.kind.counter_bytes
         update = admit(envelope_of(reply), vehicle, expected, payload_bytes)
         if len(update.payload) != payload_bytes:
             detail = f"expected {payload_bytes} payload bytes, got {len(update.payload)}"
@@ -164,9 +177,9 @@ class OpenSum:
 
     def add(self, payload: memoryview) -> None:
         """Add what was admitted and verified; cannot fail."""
-        vector, counters = payload[:-_COUNTER_BYTES], payload[-_COUNTER_BYTES:]
-        self._lane_sum.add(self.lanes.unpack(vector))
-        self._counters_C += np.frombuffer(counters, "<u8")
+        vector_bytes = self.lanes.payload_bytes
+        self._lane_sum.add(self.lanes.unpack(payload[:vector_bytes]))
+        self._counters_C += np.frombuffer(payload[vector_bytes:], "<u8")
 
     def close(self) -> None:
         """Nobody else's update comes into the sum."""
@@ -184,7 +197,7 @@ class OpenSum:
         shard.opened = True
         self._lane_sum.subtract(masks_P)
         self._counters_C -= masks_C
-        shard.counters = dict(zip(SUM_COUNTERS, map(int, self._counters_C), strict=True))
+        shard.counters = dict(zip(self.kind.counters, map(int, self._counters_C), strict=True))
         decoded = self.lanes.decode(self._lane_sum.lanes_P)
         self.overflowed = decoded.overflowed
         if self.overflowed:
@@ -196,7 +209,7 @@ class OpenSum:
                 shard.attempts,
             )
             return
-        fault = _counter_fault(shard)
+        fault = self.kind.fault(shard)
         if fault:
             self.give_up(fault)
             return
@@ -258,13 +271,19 @@ def sum_until_they_fit(
     return results
 
 
-def _counter_fault(shard: ShardSum) -> str:
+def _update_fault(shard: ShardSum) -> str:
     """Why the counters cannot be those of honest vehicles; empty where they can."""
     count, weight = shard.counters["count"], shard.counters["weight"]
     if count != len(shard.summed):
         return f"the sum counts {count} vehicles, {len(shard.summed)} are in it"
     if not count <= weight <= count * shard.terms.weight_cap:
         return f"the sum weighs {weight} examples, {count} vehicles can have {shard.terms.weight_cap} each"
-    if shard.counters["clipped"] > count:
+    # With noise the count of clipped updates may be anything.
+    if not shard.terms.count_noise_variance and shard.counters["clipped"] > count:
         return f"the sum counts {shard.counters['clipped']} clipped updates of {count}"
+    if shard.counters["loss_weight"] > weight:
+        return f"{shard.counters['loss_weight']} examples stand behind the loss, of {weight}"
     return ""
+
+
+UPDATES: Final = SumKind(SUM_COUNTERS, _update_fault)

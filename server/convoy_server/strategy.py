@@ -35,8 +35,14 @@ from convoy_privacy.sealing import sign_sealing_key
 from convoy_privacy.secure_sum.terms import MIN_MEMBERS, uploads_needed
 from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
+    CHECK_IN,
     EVALUATE,
+    HELPED_UPLOAD,
+    MASK_SUM,
+    SHARE,
     TRAIN,
+    UNMASK,
+    UPLOAD,
     instructions_digest,
     model_array,
     read_evaluation,
@@ -58,10 +64,10 @@ from convoy_server.downlink import (
 )
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, check_evaluation, merge
-from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake
+from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake, shard_record
 from convoy_server.mask_helpers import choose_helpers
 from convoy_server.noise import NoisePlan
-from convoy_server.observer import RunObserver
+from convoy_server.observer import RoundPhase, RunObserver, Wait, wait_line
 from convoy_server.optimizers.registry import optimizer_for
 from convoy_server.optimizers.server_optimizer import OptimizerState
 from convoy_server.polling_grid import streaming
@@ -84,6 +90,7 @@ from convoy_server.rounds import (
 from convoy_server.run_config import KEYS_KEY, RunConfig
 from convoy_server.run_directory import RunDirectory, model_digest
 from convoy_server.schedule import learning_rate_factor
+from convoy_server.score_sums import NO_SCORES, SummedScores, sum_scores, summed_scores
 from convoy_server.update_state import UpdateState, from_state_table, to_state_table
 from convoy_server.vehicles import Addresses, VehicleDirectory
 
@@ -95,6 +102,14 @@ Canary = Callable[[Float32Vector], CanaryScore]
 """How a global model does on the server's own frames."""
 
 _NODE_POLL_S = 0.2
+_EXCHANGES: dict[str, RoundPhase] = {
+    CHECK_IN: "check_in",
+    SHARE: "share",
+    UPLOAD: "upload",
+    UNMASK: "unmask",
+    HELPED_UPLOAD: "upload",
+    MASK_SUM: "unmask",
+}
 
 
 class FleetStrategy(Strategy):
@@ -109,6 +124,7 @@ class FleetStrategy(Strategy):
         *,
         keys: Party | None = None,
         canary: Canary | None = None,
+        refresh_keys: Callable[[Party], Party] = lambda keys: keys,
         now_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -122,6 +138,7 @@ class FleetStrategy(Strategy):
             observer: Watches the run.
             keys: The aggregator's certificate and keys; needed for masked and sealed updates.
             canary: How a global model does on the server's own frames; None: no check.
+            refresh_keys: Gives the keys with the newest list of revocations, before each round.
             now_s: Clock of deadlines.
             sleep: Waits.
             utc_now: Clock of certificates.
@@ -136,16 +153,13 @@ class FleetStrategy(Strategy):
         self._now_s = now_s
         self._sleep = sleep
         self._keys = keys
+        self._refresh_keys = refresh_keys
         self._canary = canary
         self._utc_now = utc_now
         self._sent = changed_part(schema.names, schema.sizes, run.training.freeze)
         self._codec = run.update.wire_name
         check_keys(keys, self._codec)
-        self._noise = (
-            NoisePlan(run.privacy, self._sent.size, run.update.modulus_bits)
-            if run.privacy.noise_multiplier is not None
-            else None
-        )
+        self._noise = self._noise_at(run.privacy.clip_norm)
         self._holders = ModelHolders(always_full=run.update.downlink == "full")
         self._grid: Grid | None = None
         self._optimizer = optimizer_for(run.round)
@@ -190,7 +204,7 @@ class FleetStrategy(Strategy):
         state = from_state_table(self._directory.checkpoint.update_state)
         self._holders.held = from_hex_digests(state.held)
         first = self._directory.checkpoint.round + 1
-        self._wait_for_vehicles(grid)
+        self._wait_for_first_vehicles(grid, first)
         self._vehicles.meet(grid, self._run.round.join_deadline_s)
         self._wait_for_helpers(grid)
         self._observer.run_started(self._run, self.examples, first)
@@ -201,6 +215,7 @@ class FleetStrategy(Strategy):
             started_s = self._now_s()
             if not self._affords_a_round(grid):
                 break
+            self._wait_for_vehicles(grid, number)
             self._vehicles.meet(grid, self._run.round.join_deadline_s)
             messages = self.configure_train(number, result.arrays, train_config or config, grid)
             replies = grid.send_and_receive(messages, timeout=timeout)
@@ -224,6 +239,8 @@ class FleetStrategy(Strategy):
     ) -> list[Message]:
         """Draw the cohort and write its messages; none where too few can be invited."""
         del config, arrays
+        if self._keys is not None:
+            self._keys = self._refresh_keys(self._keys)
         connected = list(grid.get_node_ids())
         everybody = self._vehicles.nodes_by_name(connected)
         nodes = self._vehicles.training(connected)
@@ -268,6 +285,8 @@ class FleetStrategy(Strategy):
         messages, contents = self._messages(current, model, TRAIN, asked)
         current.intake = self._intake(current, contents)
         self._observer.round_started(server_round, len(cohort))
+        if asked:
+            self._announce("train", asked, state.wanted, state.quorum, self._run.round.deadline_s)
         return messages
 
     def aggregate_train(
@@ -300,6 +319,7 @@ class FleetStrategy(Strategy):
         current.state = unmasked(current.state, settled.summed, settled.rejections)
         if current.state.phase is not Phase.AGGREGATE:
             return None, None
+        self._announce("aggregate")
         step = self._step(current, settled.aggregate)
         current.state = finish(current.state, aggregated=step is not None)
         if step is None or settled.aggregate is None:
@@ -339,12 +359,18 @@ class FleetStrategy(Strategy):
             round_number=server_round,
             purpose=Purpose.EVALUATE,
         )
+        # Who came back since the round began has been met before, but not in this round.
+        current.nodes = {**current.nodes, **nodes}
+        current.names = {node: name for name, node in current.nodes.items()}
         published_N = published_model(self._next_checkpoint(current), self._run)
         model = current.model
         if published_N is not model.model_N:
             model = PublishedModel(model_N=published_N, digest=model_digest(published_N))
         current.evaluation_lost = asked
-        return self._messages(current, model, EVALUATE, asked)[0]
+        messages = self._messages(current, model, EVALUATE, asked)[0]
+        if asked:
+            self._announce("evaluate", asked, len(asked), 0, settings.deadline_s)
+        return messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -353,14 +379,18 @@ class FleetStrategy(Strategy):
         current = self._current(server_round)
         asked = current.evaluation_lost
         checked: dict[str, CheckedEvaluation] = {}
+        waiting: set[str] = set()
         answered: set[str] = set()
         with _closing(replies) as stream:
             for reply in stream:
-                self._take_evaluation(reply, current, checked, answered)
+                self._take_evaluation(reply, current, checked, waiting, answered)
                 self._observer.phase("evaluate", len(answered), len(asked))
-        current.evaluation_lost = tuple(name for name in asked if name not in answered)
-        current.score = merge(checked)
-        if not checked:
+        summed = self._sum_scores(current, waiting) if waiting else NO_SCORES
+        refused = {one.vehicle for one in current.evaluation_rejections}
+        told = (answered - waiting) | {name for one in current.score_sums for name in one.summed}
+        current.evaluation_lost = tuple(name for name in asked if name not in told | refused)
+        current.score = merge(checked, summed)
+        if current.score.balanced_accuracy is None:
             return None
         self._scored_model = True
         return MetricRecord(
@@ -397,7 +427,7 @@ class FleetStrategy(Strategy):
                 ask=lambda kind, requests: self._ask(current, kind, requests),
                 now=self._utc_now,
                 helpers=self._mask_helpers(current.nodes.values()),
-                noise=self._noise,
+                noise=self._noise_at(current.clip_norm),
                 rate=current.rate,
             )
         return SingleIntake(
@@ -433,6 +463,7 @@ class FleetStrategy(Strategy):
             current.traffic.goes(name, content)
         addresses = Addresses(messages)
         timeout = self._run.update.exchange_deadline_s
+        self._announce(_EXCHANGES[kind], tuple(contents), len(contents), 0, timeout)
         answered = 0
         with _closing(self._grid.send_and_receive(messages, timeout=timeout)) as stream:
             for reply in stream:
@@ -443,6 +474,7 @@ class FleetStrategy(Strategy):
                 name = current.names[node]
                 current.traffic.came(name, reply)
                 answered += 1
+                self._observer.answered(name)
                 self._observer.phase("secure sum", answered, len(messages))
                 yield name, reply
 
@@ -452,6 +484,8 @@ class FleetStrategy(Strategy):
         vehicle = _sender(reply, current)
         current.traffic.came(vehicle, reply)
         current.replies += 1
+        self._observer.answered(vehicle)
+        fields = {"round": number, "vehicle": vehicle}
         try:
             _refuse_stranger(vehicle, current.state.answered)
             intake.take(vehicle, reply)
@@ -460,12 +494,14 @@ class FleetStrategy(Strategy):
             current.state = reject(current.state, Rejection(vehicle, error.reason, error.detail))
             # The text and not the error: a log record that is kept must not keep the update alive.
             text = str(error)
-            logger.warning("round %d: vehicle %s is rejected: %s", number, vehicle, text)
+            logger.warning(
+                "round %d: vehicle %s is rejected: %s", number, vehicle, text, extra=fields
+            )
             self._observer.update_arrived(number, vehicle, accepted=False, reason=error.reason)
         else:
             self._holders.answered(vehicle, current.sent_model)
             current.state = accept(current.state, vehicle)
-            logger.info("round %d: vehicle %s is accepted", number, vehicle)
+            logger.info("round %d: vehicle %s is accepted", number, vehicle, extra=fields)
             self._observer.update_arrived(number, vehicle, accepted=True, reason=None)
 
     def _take_evaluation(
@@ -473,11 +509,13 @@ class FleetStrategy(Strategy):
         reply: Message,
         current: RoundInProgress,
         checked: dict[str, CheckedEvaluation],
+        waiting: set[str],
         answered: set[str],
     ) -> None:
-        """Keep one vehicle's counts or note why not."""
+        """Keep one vehicle's counts, or note that they wait for a masked sum, or why there are none."""
         vehicle = _sender(reply, current)
         current.traffic.came(vehicle, reply)
+        self._observer.answered(vehicle)
         try:
             _refuse_stranger(vehicle, answered)
             refuse_failed(reply)
@@ -490,6 +528,8 @@ class FleetStrategy(Strategy):
                     vehicle,
                     current.expected,
                 )
+                if evaluation.summed:
+                    waiting.add(vehicle)
             else:
                 checked[vehicle] = check_evaluation(evaluation, vehicle, current.expected)
         except MalformedMessageError as error:
@@ -501,6 +541,24 @@ class FleetStrategy(Strategy):
         else:
             self._holders.answered(vehicle, current.sent_model)
         answered.add(vehicle)
+
+    def _sum_scores(self, current: RoundInProgress, waiting: set[str]) -> SummedScores:
+        """Sum the scores that wait on the vehicles, where this run has masked sums without noise."""
+        if protection_of(self._codec) is not Protection.MASKED or self._noise is not None:
+            return NO_SCORES
+        assert self._keys is not None  # noqa: S101 - checked when built
+        sums = sum_scores(
+            waiting,
+            self._run,
+            current.expected,
+            current.sent_model,
+            keys=self._keys,
+            ask=lambda kind, requests: self._ask(current, kind, requests),
+            now=self._utc_now,
+        )
+        current.score_sums = tuple(shard_record(one) for one in sums)
+        current.evaluation_rejections += [refusal for one in sums for refusal in one.rejections]
+        return summed_scores(sums)
 
     def _step(
         self, current: RoundInProgress, aggregate: Aggregate | None
@@ -541,9 +599,18 @@ class FleetStrategy(Strategy):
         verdict = judge(self._canary(before_N), self._canary(after_N), self._run.canary)
         return "" if verdict.keep else verdict.reason
 
+    def _noise_at(self, clip_norm: float | None) -> NoisePlan | None:
+        """The noise of a round with that bound; None where there is none."""
+        if self._run.privacy.noise_multiplier is None:
+            return None
+        privacy = dataclasses.replace(self._run.privacy, clip_norm=clip_norm)
+        return NoisePlan(privacy, self._sent.size, self._run.update.modulus_bits)
+
     def _affords_a_round(self, grid: Grid) -> bool:
         """Whether the privacy budget allows another round; logs where it does not."""
-        if self._noise is None:
+        state = from_state_table(self._directory.checkpoint.update_state)
+        noise = self._noise_at(state.clip_norm)
+        if noise is None:
             return True
         settings = self._run.round
         fleet = len(self._vehicles.training(grid.get_node_ids()))
@@ -552,15 +619,14 @@ class FleetStrategy(Strategy):
         if shard < MIN_MEMBERS:
             return True
         minimum = self._run.update.minimum_cohort
-        planned = self._noise.facts(
-            self._noise.step(shard, minimum),
+        planned = noise.facts(
+            noise.step(shard, minimum),
             survivors=shard,
             needed=uploads_needed(shard, minimum),
             rounds=settings,
             rate=wanted / fleet,
         )
-        state = from_state_table(self._directory.checkpoint.update_state)
-        if self._noise.affords(state.spent, planned):
+        if noise.affords(state.spent, planned):
             return True
         last = self._directory.checkpoint.round
         logger.warning(
@@ -613,6 +679,9 @@ class FleetStrategy(Strategy):
         }
         sealed = protection_of(self._codec) is Protection.SEALED
         keys = self._keys
+        # Whom vehicles seal to may be revoked; with pairwise masks the roster brings the list.
+        sealing = sealed or run.update.helpers > 0
+        revocations = keys.trust.revocations if sealing and keys is not None else None
         return RoundInstructions(
             run_id=self._directory.checkpoint.run_id,
             round=number,
@@ -628,6 +697,7 @@ class FleetStrategy(Strategy):
                 if sealed and keys is not None and keys.sealing_key is not None
                 else None
             ),
+            revocations=revocations.der if revocations is not None else b"",
         )
 
     def _expectation(self, number: int) -> Expectation:
@@ -645,20 +715,41 @@ class FleetStrategy(Strategy):
             raise ValueError(f"round {number} has not been configured")
         return self._open
 
-    def _wait_for_vehicles(self, grid: Grid) -> None:
-        """Wait until enough nodes are connected.
+    def _wait_for_first_vehicles(self, grid: Grid, first: int) -> None:
+        """Wait until enough vehicles are connected to begin, or to go on after a restart.
 
         Raises:
             NoVehiclesError: They are not in time.
         """
+        connected, wanted = self._wait_for_vehicles(grid, first), self._run.round.min_vehicles
+        if connected < wanted:
+            raise NoVehiclesError(
+                f"{connected} of {wanted} vehicles connected within "
+                f"{self._run.round.join_deadline_s:g} s: start them, "
+                "or lower [round] min_vehicles, or raise [round] join_deadline_s"
+            )
+
+    def _wait_for_vehicles(self, grid: Grid, number: int) -> int:
+        """Wait until enough vehicles are connected or the deadline has passed.
+
+        Without this, a cut that takes all of them off the network for a moment would abandon one
+        round after another in no time, and with them the run.
+
+        Returns:
+            How many are connected.
+        """
         wanted, limit_s = self._run.round.min_vehicles, self._run.round.join_deadline_s
         end_s = self._now_s() + limit_s
-        while (connected := len(list(grid.get_node_ids()))) < wanted:
-            if self._now_s() >= end_s:
-                raise NoVehiclesError(
-                    f"{connected} of {wanted} vehicles connected within {limit_s:g} s: start them, "
-                    "or lower [round] min_vehicles, or raise [round] join_deadline_s"
-                )
+        self._announce("invite", (), wanted, 0, limit_s, number=number)
+        told = -1
+        while True:
+            connected = len(list(grid.get_node_ids()))
+            if connected != told:
+                logger.info("round %d: %d of %d vehicles are connected", number, connected, wanted)
+                self._observer.connected(connected)
+            if connected >= wanted or self._now_s() >= end_s:
+                return connected
+            told = connected
             self._sleep(_NODE_POLL_S)
 
     def _wait_for_helpers(self, grid: Grid) -> None:
@@ -677,6 +768,31 @@ class FleetStrategy(Strategy):
                 )
             self._sleep(_NODE_POLL_S)
             self._vehicles.meet(grid, limit_s)
+
+    def _announce(
+        self,
+        phase: RoundPhase,
+        vehicles: tuple[str, ...] = (),
+        wanted: int = 0,
+        quorum: int = 0,
+        deadline_s: float = 0.0,
+        *,
+        number: int | None = None,
+    ) -> None:
+        """Say what is waited for from now on, and for how long."""
+        if number is None:
+            assert self._open is not None  # noqa: S101 - only "invite" comes before a round is open
+            number = self._open.state.number
+        wait = Wait(
+            round=number,
+            phase=phase,
+            wanted=wanted,
+            quorum=quorum,
+            deadline_s=deadline_s,
+            vehicles=vehicles,
+        )
+        logger.info("%s", wait_line(wait), extra={"round": number})
+        self._observer.waiting(wait)
 
     def _next_checkpoint(self, current: RoundInProgress) -> Checkpoint:
         """The run after this round, without the round's line."""
@@ -807,7 +923,7 @@ def _refuse_stranger(vehicle: str, answered: Iterable[str]) -> None:
 def _last_round_is_scored(records: list[RoundRecord]) -> bool:
     """Whether the current global model has been scored, also before a restart."""
     for record in reversed(records):
-        if record.per_vehicle:
+        if record.balanced_accuracy is not None:
             return True
         if record.outcome == "done":
             return False

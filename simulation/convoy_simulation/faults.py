@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from convoy_edge_client.app import make_client_app
-from convoy_edge_client.local_update import keep, kept
+from convoy_edge_client.local_update import LocalUpdate, keep, kept
 from convoy_edge_client.vehicle_config import vehicle_of
 from convoy_protos import envelope
 from convoy_protos.errors import SettingsError
@@ -232,6 +232,7 @@ def _poison(reply_of: Callable[[], Message], state: RecordDict) -> Message:
     reply = reply_of()
     if "trained" in reply.content:
         update = kept(state)
+        assert isinstance(update, LocalUpdate)  # noqa: S101 - it has just been trained
         keep(dataclasses.replace(update, update_N=update.update_N * np.float32(-5.0)), state)
         return reply
     header, payload = envelope.unpack(read_update(reply.content))

@@ -44,6 +44,8 @@ class VehicleOverride:
         tracks: Seeds of the tracks it drives on. Simulated vehicles only.
         augment: Whether it trains on changed copies of its frames.
         mirror: Whether these may be mirrored; not where one drives on one side or in one direction.
+        metrics: Whom it tells its example counts, losses and scores: "clear" the server, "summed" the
+            masked sums only, "withheld" nobody.
     """
 
     appearance: str | None = None
@@ -51,6 +53,7 @@ class VehicleOverride:
     tracks: tuple[int, ...] | None = None
     augment: bool = True
     mirror: bool = True
+    metrics: Literal["clear", "summed", "withheld"] = "clear"
 
     def __post_init__(self) -> None:
         if self.appearance is not None:
@@ -66,7 +69,7 @@ class FleetConfig:
     """Who takes part, and how the simulator runs them.
 
     With recordings given (`--data`), each recording is a vehicle and only `engine`, `workers` and
-    the overrides' `augment` and `mirror` count.
+    the overrides' `augment`, `mirror` and `metrics` count.
 
     Attributes:
         vehicles: Simulated vehicles.

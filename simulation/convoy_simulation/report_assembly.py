@@ -11,7 +11,7 @@ from convoy_server.report.contract import (
     Final,
     Fleet,
     VehicleResult,
-    WorstVehicle,
+    worst_of,
 )
 from convoy_server.round_log import RoundRecord
 from convoy_simulation.baselines import CENTRAL
@@ -30,19 +30,31 @@ def fleet_of(result: FederationResult) -> Fleet:
 def final_of(result: FederationResult, alone: Mapping[str, TrainedBaseline]) -> Final | None:
     """The final model on every vehicle's own held-back laps; None where nobody judged it.
 
+    Where vehicles give their scores to sums only, the figures are those of the last round with any.
+
     Args:
         result: Of the rounds.
         alone: Single-vehicle baselines by vehicle id.
     """
     scores = result.per_vehicle
-    if not scores:
+    scored = [record for record in result.records if record.balanced_accuracy is not None]
+    if not scored:
         return None
-    worst = min(scores, key=lambda vehicle_id: scores[vehicle_id].balanced_accuracy)
+    summed = sum(len(one.summed) for one in scored[-1].score_sums)
+    balanced, accuracy, throttle_mae = (
+        getattr(scored[-1], name)
+        if summed
+        else fmean(getattr(score, name) for score in scores.values())
+        for name in ("balanced_accuracy", "accuracy", "throttle_mae")
+    )
     return Final(
-        balanced_accuracy=fmean(score.balanced_accuracy for score in scores.values()),
-        accuracy=fmean(score.accuracy for score in scores.values()),
-        throttle_mae=fmean(score.throttle_mae for score in scores.values()),
-        worst_vehicle=WorstVehicle(id=worst, balanced_accuracy=scores[worst].balanced_accuracy),
+        balanced_accuracy=balanced,
+        accuracy=accuracy,
+        throttle_mae=throttle_mae,
+        worst_vehicle=worst_of(
+            {vehicle_id: score.balanced_accuracy for vehicle_id, score in scores.items()}
+        ),
+        summed=summed,
         per_vehicle={
             vehicle_id: VehicleResult(
                 examples=score.examples,

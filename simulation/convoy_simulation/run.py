@@ -117,7 +117,7 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
         vehicles = gather_vehicles(scenario, plan, observer)
         units = roadside_units(scenario.update, scenario.fleet.roadside_units)
         check_vehicles(scenario.faults, [*(vehicle.vehicle_id for vehicle in vehicles), *units])
-        check_sum_size(scenario.update, len(vehicles))
+        check_sum_size(scenario.update, scenario.round, len(vehicles))
         result = run_rounds(scenario, plan, vehicles, observer)
         trained = compare(scenario, plan.out, vehicles, observer)
         roads = _Roads(scenario, observer) if drives else None

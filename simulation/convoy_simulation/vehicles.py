@@ -21,6 +21,7 @@ from convoy_privacy.party import save_party
 from convoy_privacy.sealing import SealingKey, generate_sealing_key
 from convoy_protos.errors import UsageError
 from convoy_protos.protection import Protection, protection_of
+from convoy_server.rounds import RoundConfig
 from convoy_simulation.fleet import FleetConfig, VehicleOverride, cached_fleet, plan_fleet
 from convoy_simulation.worker_pool import Progress, run_jobs
 
@@ -103,17 +104,22 @@ def load(vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
     return load_vehicle(vehicle.vehicle_id, vehicle.recording_paths, data, vehicle.cache_path)
 
 
-def check_sum_size(update: UpdateConfig, vehicle_count: int) -> None:
-    """Refuse a fleet that is too small for a masked sum: every round would be abandoned.
+def check_sum_size(update: UpdateConfig, rounds: RoundConfig, vehicle_count: int) -> None:
+    """Refuse a fleet or cohort too small for a masked sum: every round would be abandoned.
 
     Raises:
         UsageError: Says how many it takes and what else there is.
     """
     masked = protection_of(update.wire_name) is Protection.MASKED
-    if masked and vehicle_count < update.minimum_cohort:
+    small_cohort = 0 < rounds.cohort_size < vehicle_count
+    fewest = rounds.cohort_size if small_cohort else vehicle_count
+    if masked and fewest < update.minimum_cohort:
+        who = "[round] cohort_size is" if small_cohort else "there are"
+        more = "raise it" if small_cohort else "name more recordings"
         raise UsageError(
-            f"[update] minimum_cohort: a masked sum takes {update.minimum_cohort} vehicles, and there "
-            f'are {vehicle_count}: name more recordings, or hide nothing with codec = "float32"'
+            f"[update] minimum_cohort: a masked sum takes {update.minimum_cohort} vehicles, and {who} "
+            f"{fewest}: {more}, lower minimum_cohort (to 2 at least: the sum over one vehicle is its "
+            'update), or take codec = "sealed", which shows single updates to the aggregator alone'
         )
 
 
@@ -220,4 +226,5 @@ def _vehicle(
         cache_dir=str((cache_dir / FRAMES_FOLDER).resolve()),
         augment=override.augment,
         mirror=override.mirror,
+        metrics=override.metrics,
     )

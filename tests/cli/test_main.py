@@ -109,6 +109,24 @@ def test_the_listing_reads_summaries_without_importing_the_verbs(verbs, capsys):
     assert "forbidden_verbs" not in sys.modules
 
 
+@pytest.mark.usefixtures("verbs")
+@pytest.mark.parametrize("order", [("greet", "greet often"), ("greet often", "greet")])
+def test_a_verb_may_be_the_first_word_of_another(capsys, order):
+    value = {"greet": "party_verbs:greet", "greet often": "party_verbs:gather"}
+    both = [EntryPoint(name, value[name], "convoy.commands") for name in order]
+    assert run(["greet", "car7", "--times", "2"], both) == 0
+    assert run(["greet"], both) == 0
+    assert run(["greet", "often", "--first", "x"], both) == 0
+    assert capsys.readouterr().out == "hello car7 2\nhello fleet 1\nx None\n"
+
+    assert run(["greet", "--help"], both) == 0
+    shown = capsys.readouterr().out
+    assert "--times" in shown
+    assert "See also `convoy greet often`." in shown
+    assert run(["--help"], both) == 0
+    assert "Greet somebody." in capsys.readouterr().out
+
+
 def test_help_of_a_verb_shows_its_example_and_nothing_for_programmers(verbs, capsys):
     assert run(["greet", "--help"], verbs) == 0
     shown = capsys.readouterr().out

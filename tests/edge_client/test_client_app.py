@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from convoy_edge_client.app import make_client_app
 from convoy_edge_client.errors import NoUpdateKeptError, RefusedInstructionsError
 from convoy_edge_client.instructions import check_digest, check_schema, read_settings
 from convoy_edge_client.local_update import kept
+from convoy_edge_client.opened_sums import note_opened
 from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_edge_client.warm_cache import WarmCache
-from convoy_protos.envelope import UPDATE_METRICS, unpack
+from convoy_protos.envelope import COUNTER_SCALE, SCORE_COUNTERS, UPDATE_METRICS, unpack
 from convoy_protos.errors import MalformedMessageError, SettingsError
 from convoy_protos.flower_internals import make_context, server_identity
 from convoy_protos.flower_messages import (
@@ -259,6 +261,54 @@ def test_a_vehicle_that_withholds_its_figures_names_none_of_them(ask, own_contex
     assert evaluation == Evaluation(run_id="run-1", round=2, vehicle_id="car1", withheld=True)
     assert read_profile(reply.content) == VehicleProfile(vehicle_id="car1")
     assert kept(context.state).example_count > 0  # told in the masked sum
+
+
+def test_scores_for_a_masked_sum_stay_and_the_reply_says_so(ask, own_context):
+    told = read_evaluation(ask("evaluate", context=own_context()))
+    context = own_context(metrics="summed")
+
+    evaluation = read_evaluation(ask("evaluate", context=context, codec="masked/1"))
+
+    assert evaluation == Evaluation(
+        run_id="run-1", round=2, vehicle_id="car1", withheld=True, summed=True
+    )
+    scores = dict(zip(SCORE_COUNTERS, kept(context.state).counters, strict=True))
+    assert [scores[name] for name in ("left", "straight", "right")] == list(told.class_examples)
+    assert scores["left_correct"] == told.class_correct[0]
+    assert scores["throttle_error"] == pytest.approx(
+        told.throttle_absolute_error_sum * COUNTER_SCALE, abs=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "asked"),
+    [
+        ("withheld", {"codec": "masked/1"}),
+        ("summed", {"codec": "sealed/1"}),  # there are no masked sums in this run
+        (
+            "summed",  # exact sums beside a noised one
+            {"codec": "masked/1", "privacy": {"clip_norm": 1.0, "noise_multiplier": 1.0}},
+        ),
+        ("clear", {"codec": "masked/1"}),  # who tells its scores is in no sum of others
+    ],
+)
+def test_where_nothing_may_be_summed_nothing_waits(ask, own_context, metrics, asked):
+    context = own_context(metrics=metrics)
+    evaluation = read_evaluation(ask("evaluate", context=context, **asked))
+    assert (evaluation.withheld, evaluation.summed) == (metrics != "clear", False)
+    with pytest.raises(NoUpdateKeptError):
+        kept(context.state)
+
+
+def test_an_earlier_round_is_neither_trained_nor_scored_for_a_sum(ask, own_context):
+    context = own_context(least_protection="masked", metrics="summed")
+    ask("train", context=context, codec="masked/1")
+    later = replace(kept(context.state), round_number=3)
+    note_opened(later, b"m" * 32, context.state)
+
+    for kind in ("train", "evaluate"):
+        with pytest.raises(RefusedInstructionsError, match=r"round 2 of run run-1: .* round 3"):
+            ask(kind, context=context, codec="masked/1")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from convoy_edge_client.errors import (
     RefusedInstructionsError,
     VehicleConfigError,
 )
-from convoy_edge_client.local_update import LocalUpdate, keep, noise_key, opened, session_of
+from convoy_edge_client.local_update import (
+    LocalScores,
+    LocalUpdate,
+    keep,
+    kept,
+    noise_key,
+    session_of,
+)
+from convoy_edge_client.opened_sums import note_opened, opened_members
 from convoy_edge_client.secure_sum_handlers import check_in, contribution, share, unmask, upload
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_privacy.certificates import Role
@@ -29,7 +37,7 @@ from convoy_privacy.fleet_authority import FleetAuthority
 from convoy_privacy.party import REVOCATIONS, save_party
 from convoy_privacy.secure_sum.aggregator import Aggregator
 from convoy_privacy.secure_sum.terms import parse_terms
-from convoy_protos.envelope import COUNTER_SCALE, SUM_COUNTERS, unpack
+from convoy_protos.envelope import COUNTER_SCALE, SCORE_COUNTERS, SUM_COUNTERS, unpack
 from convoy_protos.errors import MalformedMessageError
 from convoy_protos.v1.secure_sum_pb2 import Roster, SumTerms, UnmaskRequest, VehicleSession
 
@@ -442,7 +450,7 @@ def test_a_contribution_is_still_float32_and_the_update_stays_as_it_is():
 def test_beside_noise_no_exact_counter_tells_what_it_hides():
     noise = {"noise_variance": 9.0, "clip_norm": 1.0, "equal_weights": True, "weight_cap": 1}
     counters = counters_of(an_update(update_N=LENGTH_5), **noise)
-    assert counters == {"count": 1, "weight": 1, "clipped": 0, "loss_sum": 0, "squared_norm": 0}
+    assert counters == dict.fromkeys(SUM_COUNTERS, 0) | {"count": 1, "weight": 1}
 
 
 @pytest.mark.parametrize(
@@ -521,5 +529,183 @@ def test_another_round_begins_anew(fleet):
     fleet = open_to_two(fleet)
     once = Sum(fleet, minimum_cohort=2).unmasked()
     for number, state in enumerate(once.states):
-        keep(replace(an_update(number), round_number=an_update(number).round_number + 1), state)
-        assert opened(state) == b""
+        later = an_update(number, round_number=5)
+        keep(later, state)
+        assert opened_members(later, state) == b""
+
+
+# No way back. A server that was killed repeats its last round, over the same vehicles; no other.
+
+
+def test_a_round_before_the_last_one_that_was_opened_is_refused_with_the_reason(fleet):
+    once = Sum(fleet).unmasked()  # of round 4
+    keep(an_update(round_number=3), once.states[0])
+    with pytest.raises(
+        RefusedInstructionsError, match=r"round 3 of run run: .* round 4 .*another run"
+    ):
+        check_in(make_terms(round=3), once.states[0], fleet.vehicles[0])
+
+
+@pytest.mark.parametrize("elsewhere", [{"round_number": 5}, {"run_id": "another"}])
+def test_a_vehicle_that_was_led_elsewhere_and_back_joins_no_second_sum_over_others(
+    fleet, elsewhere
+):
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    for number, state in enumerate(once.states):
+        keep(an_update(number, **elsewhere), state)
+        keep(an_update(number), state)
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        without_the_last(fleet, once.states, attempt=2).shared()
+
+
+def test_a_vehicle_that_opened_a_sum_of_another_run_in_between_remembers_both(fleet):
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    for number, state in enumerate(once.states):
+        keep(an_update(number, run_id="another", round_number=1), state)
+    other = Sum(fleet, once.states, run_id="another", round=1, minimum_cohort=2).unmasked()
+    for number, state in enumerate(other.states):
+        keep(an_update(number), state)
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        without_the_last(fleet, other.states).shared()
+
+
+def test_a_killed_server_may_repeat_its_last_round_over_the_same_vehicles(fleet):
+    once = Sum(fleet).unmasked()
+    for number, state in enumerate(once.states):
+        keep(an_update(number), state)
+    again = Sum(fleet, once.states).unmasked()
+    assert again.total()[1] == once.total()[1]
+
+
+def test_a_round_that_nobody_opened_binds_nobody(fleet):
+    """Trained, even uploaded, and then the server went back: nothing was shown."""
+    never = Sum(fleet).uploaded()
+    keep(an_update(round_number=3), never.states[0])
+    check_in(make_terms(round=3), never.states[0], fleet.vehicles[0])
+
+
+def test_what_was_opened_survives_any_number_of_trainings_and_a_new_process(fleet):
+    once = Sum(fleet).unmasked()
+    state = pickle.loads(pickle.dumps(once.states[0]))
+    for number in range(5, 40):
+        keep(an_update(round_number=number), state)
+    assert opened_members(an_update(), state) == opened_members(an_update(), once.states[0]) != b""
+
+
+def test_the_memory_of_runs_is_bounded_and_the_newest_stay():
+    state = RecordDict()
+    for number in range(1030):
+        note_opened(an_update(run_id=f"run {number}"), b"m" * 32, state)
+    assert opened_members(an_update(run_id="run 0"), state) == b""
+    assert opened_members(an_update(run_id="run 6"), state) == b"m" * 32
+    assert opened_members(an_update(run_id="run 1029"), state) == b"m" * 32
+
+
+# Scores: counters without a vector, beside the updates of the same round.
+
+
+def the_scores(number=0, **changes):
+    fields = {
+        "run_id": "run",
+        "round_number": 4,
+        "schema_digest": b"s" * 32,
+        "model_digest": b"n" * 32,
+        "counters": tuple(100 * number + place for place in range(len(SCORE_COUNTERS))),
+    }
+    return LocalScores(**(fields | changes))
+
+
+SCORE_TERMS = {"model_digest": b"n" * 32, "parameter_count": 0, "modulus_bits": 2, "step": 1.0}
+
+
+def score_sum(fleet, states=None, **changes):
+    states = states or [RecordDict() for _ in fleet.vehicles]
+    for number, state in enumerate(states):
+        keep(the_scores(number), state)
+    return Sum(fleet, states, **(SCORE_TERMS | changes))
+
+
+def test_scores_are_summed_without_a_vector(fleet):
+    one = score_sum(fleet).unmasked()
+
+    _, masks_C = one.aggregator.mask_sum(np.uint8, 0, len(SCORE_COUNTERS))
+    sum_C = np.zeros(len(SCORE_COUNTERS), np.uint64)
+    for _, blob in one.blobs:
+        header, payload = unpack(blob)
+        assert (header.parameter_count, len(payload)) == (0, 8 * len(SCORE_COUNTERS))
+        sum_C += np.frombuffer(payload, "<u8")
+    assert (sum_C - masks_C).tolist() == [600 + 4 * place for place in range(len(SCORE_COUNTERS))]
+
+
+def test_scores_that_wait_are_kept_to_the_last_bit():
+    state, scores = RecordDict(), the_scores(counters=(0, 2**64 - 1))
+    keep(scores, state)
+    assert kept(pickle.loads(pickle.dumps(state))) == scores
+
+
+def test_scores_do_not_go_into_a_sum_of_updates_nor_an_update_into_one_of_scores(fleet):
+    state = RecordDict()
+    keep(the_scores(), state)
+    with pytest.raises(NoUpdateKeptError, match="of another length"):
+        check_in(make_terms(model_digest=b"n" * 32), state, fleet.vehicles[0])
+    keep(an_update(), state)
+    with pytest.raises(NoUpdateKeptError, match="of another length"):
+        check_in(make_terms(parameter_count=0), state, fleet.vehicles[0])
+
+
+def test_a_second_sum_of_scores_is_over_the_same_vehicles_too(fleet):
+    fleet = open_to_two(fleet)
+    once = score_sum(fleet, minimum_cohort=2).unmasked()
+    for number, state in enumerate(once.states):
+        keep(the_scores(number), state)
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        without_the_last(fleet, once.states, **SCORE_TERMS).shared()
+
+
+def test_scores_after_an_update_do_not_let_that_be_summed_again_over_others(fleet):
+    fleet = open_to_two(fleet)
+    once = Sum(fleet, minimum_cohort=2).unmasked()
+    scored = score_sum(fleet, once.states, minimum_cohort=2).unmasked()
+    for number, state in enumerate(scored.states):
+        keep(an_update(number), state)
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        without_the_last(fleet, scored.states).shared()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"), [("clear", True), ("summed", True), ("withheld", False)]
+)
+def test_a_vehicle_that_withholds_its_loss_keeps_it_out_of_the_sum_as_well(fleet, metrics, told):
+    vehicles = [replace(one, metrics=metrics) for one in fleet.vehicles]
+    _, counters = Sum(Fleet(fleet.authority, vehicles)).unmasked().total()
+
+    assert (counters["loss_sum"] > 0) == told
+    assert counters["loss_weight"] == (counters["weight"] if told else 0)
+    assert counters["weight"] > 0
+
+
+# The count of clipped updates under noise.
+
+NOISE = {"noise_variance": 9.0, "clip_norm": 1.0, "equal_weights": True, "weight_cap": 1}
+
+
+def clipped_count(fleet, **changes):
+    """Of four vehicles whose updates are all too long, as the server gets it."""
+    states = [RecordDict() for _ in fleet.vehicles]
+    for state in states:
+        keep(an_update(update_N=LENGTH_5), state)
+    noised = NOISE | {"modulus_bits": 16, "step": 0.05} | changes
+    _, counters = Sum(fleet, states, **noised).unmasked().total()
+    return int(np.uint64(counters["clipped"]).astype(np.int64)), counters
+
+
+def test_the_count_of_clipped_updates_has_noise_of_its_own_or_is_not_told(fleet):
+    assert clipped_count(fleet)[0] == 0
+    counts = [clipped_count(fleet, count_noise_variance=1e6)[0] for _ in range(4)]
+    assert len(set(counts)) > 1
+    assert max(abs(count - CARS) for count in counts) > 20  # one in 60 is closer, none of four
+    nearly_none, counters = clipped_count(fleet, count_noise_variance=1e-5)
+    assert nearly_none == CARS
+    assert (counters["loss_sum"], counters["squared_norm"]) == (0, 0)

@@ -14,9 +14,13 @@ from convoy_edge_client.local_update import LocalUpdate
 from convoy_edge_client.update_pipeline import check_protection, single_update
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_privacy.certificates import Role
-from convoy_privacy.errors import UnboundedUpdateError, UntrustedPeerError
+from convoy_privacy.errors import (
+    RevocationListError,
+    UnboundedUpdateError,
+    UntrustedPeerError,
+)
 from convoy_privacy.fleet_authority import FleetAuthority
-from convoy_privacy.party import save_party
+from convoy_privacy.party import REVOCATIONS, save_party
 from convoy_privacy.privacy_config import PrivacyConfig
 from convoy_privacy.sealed_update import open_update
 from convoy_privacy.sealing import generate_sealing_key, sign_sealing_key
@@ -159,3 +163,36 @@ def test_a_vehicle_without_an_identity_says_how_to_get_one(sealed):
     _, instructions, _, _ = sealed
     with pytest.raises(VehicleConfigError, match="convoy fleet add"):
         single_update(an_update(), instructions, CONTEXT, settings(), VEHICLE)
+
+
+def test_a_list_of_revocations_comes_with_the_instructions_and_is_remembered(sealed, tmp_path):
+    vehicle, instructions, authority, _ = sealed
+    authority.issue("old cloud", Role.AGGREGATOR, NOW)
+    authority.revoke("old cloud", NOW)
+    instructions.revocations = authority.revocation_list
+
+    single_update(an_update(), instructions, CONTEXT, settings(), vehicle)
+
+    assert (tmp_path / "car3" / REVOCATIONS).read_bytes() == authority.revocation_list
+
+
+def test_nothing_is_sealed_to_an_aggregator_that_the_list_which_comes_revokes(sealed):
+    vehicle, instructions, authority, _ = sealed
+    authority.revoke("cloud", NOW)
+    instructions.revocations = authority.revocation_list
+
+    with pytest.raises(UntrustedPeerError, match="revoked"):
+        single_update(an_update(), instructions, CONTEXT, settings(), vehicle)
+
+
+def test_an_older_list_than_the_one_held_is_refused(sealed):
+    vehicle, instructions, authority, _ = sealed
+    old = authority.revocation_list
+    authority.issue("car9", Role.VEHICLE, NOW)
+    authority.revoke("car9", NOW)
+    instructions.revocations = authority.revocation_list
+    single_update(an_update(), instructions, CONTEXT, settings(), vehicle)
+
+    instructions.revocations = old
+    with pytest.raises(RevocationListError, match="older"):
+        single_update(an_update(), instructions, CONTEXT, settings(), vehicle)

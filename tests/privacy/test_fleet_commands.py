@@ -154,5 +154,5 @@ def test_no_verb_prints_a_key(convoy, tmp_path):
         else path.read_text().split("\n")[1]
         for path in tmp_path.rglob("*.key")
     ]
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     assert not [one for one in secrets if any(one in out + err for _, out, err in shown)]

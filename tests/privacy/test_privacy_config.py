@@ -10,6 +10,8 @@ from convoy_protos.settings import from_table, to_table
 EVERYTHING = {
     "clip_norm": 2.0,
     "clip_learning_rate": 0.1,
+    "clip_quantile": 0.5,
+    "clip_count_stddev": 4.0,
     "secret_sampling": True,
     "noise_multiplier": 1.1,
     "delta": 1e-6,
@@ -32,7 +34,8 @@ def test_a_table_becomes_the_settings_and_back():
 
 
 @pytest.mark.parametrize(
-    "name", ["clip_norm", "clip_learning_rate", "noise_multiplier", "epsilon_budget"]
+    "name",
+    ["clip_norm", "clip_learning_rate", "clip_count_stddev", "noise_multiplier", "epsilon_budget"],
 )
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
 def test_what_must_be_positive_and_finite_is(name, value):
@@ -52,10 +55,15 @@ def test_shares_lie_strictly_between_nothing_and_all(name, value):
     [
         ({"clip_quantile": 0.5}, "clip_quantile needs clip_norm"),
         ({"noise_multiplier": 1.0}, "noise_multiplier needs clip_norm"),
-        # The count that the bound follows is exact: beside noise it would tell too much.
+        # A count of clipped updates with so little noise tells more than the whole round may.
         (
-            {"clip_norm": 1.0, "noise_multiplier": 1.0, "clip_quantile": 0.5},
-            "clip_quantile and noise_multiplier exclude each other",
+            {
+                "clip_norm": 1.0,
+                "noise_multiplier": 1.0,
+                "clip_quantile": 0.5,
+                "clip_count_stddev": 1.0,
+            },
+            r"clip_count_stddev must be above noise_multiplier \(1\)",
         ),
         ({"clip_norm": 1.0, "epsilon_budget": 3.0}, "epsilon_budget needs noise_multiplier"),
     ],

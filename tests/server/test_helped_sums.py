@@ -56,7 +56,7 @@ def test_the_mean_of_every_shard_is_the_plain_weighted_mean():
 
     for number, (shard, cars) in enumerate(zip(results, shards, strict=True)):
         assert (shard.number, shard.attempts) == (number, 1)
-        assert (shard.rejections, shard.lost, shard.culprits) == ([], (), ())
+        assert (shard.rejections, shard.culprits) == ([], ())
         assert (shard.helpers, shard.helpers_lost) == (UNITS, ())
         assert_summed(shard, cars)
     # Vehicles of all shards together; then a helper gets one request at a time.
@@ -106,7 +106,6 @@ def test_who_is_lost_in_the_first_attempt_is_not_missed_in_the_next():
 
     assert shard.attempts > 1
     assert_summed(shard, cars[:4])
-    assert shard.lost == (cars[4].name,)
 
 
 def test_without_one_of_its_vehicles_an_overflowed_sum_is_not_made_again():
@@ -191,7 +190,6 @@ def test_a_lost_helper_costs_its_shard_and_the_other_goes_on(spoil, why):
     assert re.match(why, shard.why)
     assert (shard.summed, shard.decoded, shard.opened) == ((), None, False)
     assert shard.helpers_lost == ("unit 2",)
-    assert shard.lost == shard.vehicles
     assert_summed(other, others)
 
 

@@ -36,6 +36,7 @@ from convoy_protos.v1.secure_sum_pb2 import SumTerms
 from convoy_server.admission import Expectation
 from convoy_server.errors import RefusedReplyError
 from convoy_server.intake import NORM_WITHOUT_A_BOUND, MaskedIntake, SingleIntake
+from convoy_server.noise import NoisePlan
 from convoy_server.robust.registry import RobustConfig
 from convoy_server.rounds import RoundConfig
 from convoy_server.run_config import RunConfig
@@ -94,7 +95,9 @@ def notice(car, **changes):
     return reply_with(TRAIN, trained_content(trained))
 
 
-def masked_intake(cars, run=None, state=None, *, spoil=None, round_number=ROUND, withheld=()):
+def masked_intake(
+    cars, run=None, state=None, *, spoil=None, round_number=ROUND, withheld=(), noise=None
+):
     """An intake in which all these cars have trained; and their fleet."""
     fleet = MaskedCars(cars, spoil)
     intake = MaskedIntake(
@@ -105,6 +108,7 @@ def masked_intake(cars, run=None, state=None, *, spoil=None, round_number=ROUND,
         keys=keys(),
         ask=fleet.ask,
         now=lambda: NOW,
+        noise=NoisePlan(noise, PARAMETERS, (run or a_run()).update.modulus_bits) if noise else None,
     )
     for car in cars:
         count = 0 if car.name in withheld else car.examples
@@ -469,3 +473,24 @@ def test_a_vehicle_that_was_told_nothing_cannot_have_sealed_under_these_instruct
 
 def test_where_nothing_came_there_is_no_aggregate():
     assert sealed_intake([]).settle().aggregate is None
+
+
+@pytest.mark.parametrize(
+    ("clip_quantile", "claimed", "share"),
+    [
+        (None, 3, None),  # without noise of its own the count is not told
+        (0.5, 3, 0.75),
+        (0.5, 2**64 - 2, -0.5),  # noise takes it below nothing
+        (0.5, 9, 2.25),
+    ],
+)
+def test_a_noised_count_of_clipped_updates_may_be_any_number(clip_quantile, claimed, share):
+    cars = make_cars(4)
+    cars[0].lies = {"clipped": claimed}
+    privacy = PrivacyConfig(clip_norm=1.0, noise_multiplier=0.5, clip_quantile=clip_quantile)
+    intake, _ = masked_intake(
+        cars, a_run(modulus_bits=16), UpdateState(clip_norm=1.0), noise=privacy
+    )
+    settled = intake.settle()
+    assert settled.clipped_share == share
+    assert not settled.state.spent.unsupported

@@ -72,3 +72,23 @@ def test_an_account_that_supports_no_epsilon_states_none():
     short = plan.facts(plan.step(10, 3), survivors=6, needed=7, rounds=RoundConfig(), rate=1.0)
     assert plan.epsilon(spend(PrivacySpent(), fine)) > 0.0
     assert plan.epsilon(spend(PrivacySpent(), short)) is None
+
+
+def test_a_count_of_clipped_updates_takes_its_part_of_the_noise():
+    still, moving = a_plan(), a_plan(clip_quantile=0.5, clip_count_stddev=2.0)
+    step = still.step(10, 3)
+
+    assert (still.count_variance, moving.count_variance) == (0.0, 4.0)
+    assert moving.variance(step) / still.variance(step) == pytest.approx(1 / (1 - 1 / 4))
+    assert facts(still).count_noise_variance is None
+    assert facts(moving).count_noise_variance == 4.0
+    spent = [plan.epsilon(spend(PrivacySpent(), facts(plan))) for plan in (still, moving)]
+    # Skellam noise of variance 4 hides a bit less than Gaussian noise of the same.
+    assert spent[0] < spent[1] < 1.05 * spent[0]
+
+
+def test_the_noise_follows_the_bound():
+    wide, narrow = a_plan(clip_norm=4.0), a_plan(clip_norm=1.0)
+    step = narrow.step(10, 3)
+    assert wide.step(10, 3) == pytest.approx(4.0 * step, rel=1e-3)
+    assert wide.variance(4.0 * step) == pytest.approx(narrow.variance(step))

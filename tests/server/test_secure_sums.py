@@ -61,7 +61,7 @@ def test_the_mean_of_every_shard_is_the_plain_weighted_mean():
     for number, (shard, cars) in enumerate(zip(results, shards, strict=True)):
         assert (shard.number, shard.attempts) == (number, 1)
         assert shard.vehicles == tuple(sorted(car.name for car in cars))
-        assert (shard.rejections, shard.lost, shard.culprits) == ([], (), ())
+        assert (shard.rejections, shard.culprits) == ([], ())
         assert_summed(shard, cars)
     # All shards take part in one exchange after the other.
     everybody = tuple(sorted(fleet.cars))
@@ -170,7 +170,6 @@ def test_who_is_lost_in_the_first_attempt_is_not_missed_in_the_next():
 
     assert shard.attempts > 1
     assert_summed(shard, cars[:4])
-    assert shard.lost == (cars[4].name,)
     assert fleet.asked[4] == (CHECK_IN, shard.summed)
 
 
@@ -190,7 +189,7 @@ def test_one_of_five_may_go_at_any_time(kind):
 
     gone = kind != UNMASK  # its update is in the sum by then
     assert_summed(shard, [car for car in cars if car is not cars[2] or not gone])
-    assert shard.lost == ((cars[2].name,) if gone else ())
+    assert shard.rejections == []
     assert_summed(other, others)
 
 
@@ -208,7 +207,6 @@ def test_a_shard_below_its_threshold_is_given_up_and_the_other_goes_on(kind, wor
     (shard, other), _, _ = run_sums([cars, others], spoil=spoil)
 
     assert_given_up(shard, words)
-    assert shard.lost == shard.vehicles
     assert_summed(other, others)
 
 
@@ -304,7 +302,6 @@ def test_whatever_a_vehicle_sends_costs_it_alone_and_once(kind, spoil, reason):
     assert [(one.vehicle, one.reason) for one in shard.rejections] == [(bad.name, reason)]
     in_sum = cars if kind == UNMASK else [car for car in cars if car is not bad]
     assert_summed(shard, in_sum)
-    assert shard.lost == ()
     assert other.rejections == []
     assert_summed(other, others)
 
@@ -377,6 +374,7 @@ def test_a_wrong_share_under_a_proper_signature_names_its_sender_and_changes_not
         ({"weight": 2**64 - 200}, "examples, 4 vehicles can have"),  # below nothing
         ({"clipped": 5}, "counts 5 clipped updates of 4"),
         ({"clipped": 2**64 - 1}, "clipped updates of 4"),
+        ({"loss_weight": 10**4}, "stand behind the loss"),
     ],
 )
 def test_counters_that_cannot_be_true_end_the_shard_alone(lies, words):

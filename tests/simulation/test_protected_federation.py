@@ -242,15 +242,65 @@ def test_the_geometric_median_over_shards_withstands_a_poisoned_one(small_fleet,
     assert errors["median"] < 0.8 * errors["mean"]
 
 
-def test_a_vehicle_that_withholds_its_figures_shows_in_the_sums_alone(small_fleet, tmp_path):
+def test_a_vehicle_that_withholds_its_figures_is_in_the_sum_and_in_no_figure(small_fleet, tmp_path):
     nodes = protect(small_fleet, MASKED, metrics="withheld")
     lines = run_masked(small_fleet, nodes, tmp_path)
 
     for line in lines:
         assert line["completed"] == 6
         assert line["per_vehicle"] == {}
+        assert line["balanced_accuracy"] is line["train_loss"] is None
+        assert line["score_sums"] == []
+
+
+def test_scores_given_to_masked_sums_only_are_the_fleet_s_figures(small_fleet, tmp_path):
+    told = protect(small_fleet, MASKED)
+    summed = protect(small_fleet, MASKED, metrics="summed")
+    # Nobody declares how many examples it has, so updates weigh the same.
+    equal = {"weighting": "equal"}
+    open_lines = run_masked(small_fleet, told, tmp_path / "told", **equal)
+    closed_lines = run_masked(small_fleet, summed, tmp_path / "summed", **equal)
+
+    assert model_bytes(tmp_path / "told") == model_bytes(tmp_path / "summed")
+    for before, line in zip(open_lines, closed_lines, strict=True):
+        assert line["per_vehicle"] == {}
+        assert line["evaluation_rejections"] == line["evaluation_lost"] == []
+        assert len(line["score_sums"][0]["summed"]) == 6
+        for name in ("balanced_accuracy", "accuracy", "throttle_mae", "train_loss"):
+            assert line[name] == pytest.approx(before[name], abs=1e-5)
+
+
+def test_a_lost_vehicle_is_missing_in_the_sum_of_scores_and_the_rest_is_known(
+    small_fleet, tmp_path
+):
+    nodes = protect(small_fleet, MASKED, metrics="summed")
+    faults = {"car4": "lost_before_upload"}
+    (line,) = run_masked(small_fleet, nodes, tmp_path, faults=faults, rounds=1)
+
+    assert line["score_sums"][0]["summed"] == ["car0", "car1", "car2", "car3", "car5"]
+    assert line["evaluation_lost"] == ["car4"]
+    assert 0.0 <= line["balanced_accuracy"] <= 1.0
+
+
+def test_of_too_few_that_give_scores_to_sums_only_nothing_is_known(small_fleet, tmp_path):
+    """Two among four that tell theirs: a sum over the two would show much of each."""
+    nodes = protect(small_fleet, MASKED)
+    for node in (101, 104):
+        file = Path(nodes[node]["vehicle-config"])
+        file.write_text(json.dumps({**json.loads(file.read_text()), "metrics": "summed"}))
+    (line,) = run_masked(small_fleet, nodes, tmp_path, rounds=1)
+
+    assert set(line["per_vehicle"]) == {"car0", "car2", "car3", "car5"}
+    assert line["score_sums"] == []
+    assert sorted(line["evaluation_lost"]) == ["car1", "car4"]
+
+
+def test_beside_noise_no_exact_scores_are_summed(small_fleet, tmp_path):
+    nodes = protect(small_fleet, MASKED, metrics="summed")
+    run_small_federation(small_fleet, private_run(), tmp_path, nodes=nodes)
+    for line in round_lines(tmp_path):
         assert line["balanced_accuracy"] is None
-        assert line["train_loss"] > 0.0  # of the fleet, from the masked counters
+        assert line["score_sums"] == []
 
 
 def test_a_vehicle_that_insists_on_masks_sends_nothing_else(small_fleet, tmp_path):
@@ -384,6 +434,26 @@ def test_a_run_ends_before_it_exceeds_its_privacy_budget(small_fleet, masked_nod
     (only,) = round_lines(tmp_path / "bounded")
     assert only["epsilon"] == spent
     verify_audit(tmp_path / "bounded")
+
+
+def test_clipping_follows_the_fleet_under_noise_and_its_count_is_in_the_account(
+    small_fleet, masked_nodes, tmp_path
+):
+    still, moving = private_run(), private_run(clip_quantile=0.5, clip_count_stddev=5.0)
+    for name, run in (("still", still), ("moving", moving)):
+        run_small_federation(small_fleet, run, tmp_path / name, nodes=masked_nodes)
+
+    fixed, (first, second) = round_lines(tmp_path / "still"), round_lines(tmp_path / "moving")
+    assert [line["clip_norm"] for line in fixed] == [0.5, 0.5]
+    assert fixed[0]["clipped_share"] is None
+    assert first["clip_norm"] == 0.5
+    untouched = 1.0 - min(1.0, max(0.0, first["clipped_share"]))
+    assert second["clip_norm"] == pytest.approx(0.5 * np.exp(-0.2 * (untouched - 0.5)))
+    assert second["shards"][0]["step"] / first["shards"][0]["step"] == pytest.approx(
+        second["clip_norm"] / 0.5, rel=0.01
+    )
+    # The updates carry more noise by what the count takes: together they are as private as before.
+    assert second["epsilon"] == pytest.approx(fixed[1]["epsilon"], rel=0.01)
 
 
 def test_noise_without_room_in_the_modulus_is_refused_with_the_way_out(

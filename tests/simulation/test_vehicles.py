@@ -14,6 +14,7 @@ from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_privacy.certificates import Role
 from convoy_privacy.party import load_party
 from convoy_protos.errors import UsageError
+from convoy_server.rounds import RoundConfig
 from convoy_simulation.fleet import FleetConfig, VehicleOverride
 from convoy_simulation.roads.donkeycar_tub import TubRecord, TubWriter
 from convoy_simulation.vehicles import (
@@ -127,21 +128,25 @@ def test_without_helpers_there_are_no_roadside_units():
 
 
 @pytest.mark.parametrize(
-    ("codec", "minimum", "vehicles", "enough"),
+    ("codec", "minimum", "cohort", "vehicles", "refused"),
     [
-        ("masked", 3, 3, True),
-        ("masked", 3, 2, False),
-        ("masked", 2, 2, True),  # each of the two learns the other's update
-        ("sealed", 3, 1, True),  # nothing is summed under masks
-        ("float32", 3, 1, True),
+        ("masked", 3, 0, 3, ""),
+        ("masked", 3, 0, 2, "takes 3 vehicles, and there are 2: name more"),
+        ("masked", 3, 2, 6, r"takes 3 vehicles, and \[round\] cohort_size is 2: raise it"),
+        ("masked", 3, 9, 2, "takes 3 vehicles, and there are 2: name more"),
+        ("masked", 3, 3, 6, ""),
+        ("masked", 2, 0, 2, ""),  # each of the two learns the other's update
+        ("sealed", 3, 0, 1, ""),  # nothing is summed under masks
+        ("float32", 3, 2, 6, ""),
     ],
 )
-def test_a_fleet_too_small_for_a_masked_sum_is_refused_with_the_way_out(
-    codec, minimum, vehicles, enough
+def test_a_fleet_or_cohort_too_small_for_a_masked_sum_is_refused_with_the_ways_out(
+    codec, minimum, cohort, vehicles, refused
 ):
     update = UpdateConfig(codec=codec, minimum_cohort=minimum)
-    if enough:
-        check_sum_size(update, vehicles)
+    rounds = RoundConfig(cohort_size=cohort)
+    if not refused:
+        check_sum_size(update, rounds, vehicles)
         return
-    with pytest.raises(UsageError, match=r"takes 3 vehicles, and there are 2: .*float32"):
-        check_sum_size(update, vehicles)
+    with pytest.raises(UsageError, match=f"{refused}.*lower minimum_cohort.*sealed"):
+        check_sum_size(update, rounds, vehicles)

@@ -79,7 +79,8 @@ class UpdateConfig:
         shard_size: Most vehicles whose masked updates are summed together, at most 128; with helpers at
             most 4096.
         minimum_cohort: Vehicles in a masked sum, at least 2; a sum of fewer is not made.
-        exchange_deadline_s: Seconds for each exchange of a masked sum: four, or two with helpers.
+        exchange_deadline_s: Seconds for each exchange of a masked sum: four, or two with helpers. A stock
+            SuperNode starts a process for every message, 10 to 20 s each: behind these, 60 or more.
         range_slack: Room in a masked sum over what the sum before it took, at least 1.
         max_attempts: Times that a masked sum is tried, each with twice the range of the one before; at
             most 4, what vehicles agree to.

@@ -64,7 +64,7 @@ class MaskedFormat:
     """How the updates of one sum become lanes.
 
     Attributes:
-        parameter_count: N.
+        parameter_count: N; 0 where counters are summed alone.
         modulus_bits: m, in 1..16.
         step: Of the quantizer, in parameter units; positive.
         seed: 32 public bytes, for signs and dither.
@@ -87,7 +87,8 @@ class MaskedFormat:
 
     def __post_init__(self) -> None:
         lane_type(self.modulus_bits)
-        layout_of(self.parameter_count)
+        if self.parameter_count:
+            layout_of(self.parameter_count)
         if not 0.0 < self.step < math.inf:
             raise ValueError(f"step must be positive and finite, got {self.step}")
         if len(self.seed) != 32:
@@ -96,7 +97,7 @@ class MaskedFormat:
     @property
     def padded_count(self) -> int:
         """P, lanes."""
-        return layout_of(self.parameter_count).padded_count
+        return self.parameter_count and layout_of(self.parameter_count).padded_count
 
     @property
     def lane_type(self) -> type[np.uint8 | np.uint16]:
@@ -122,6 +123,8 @@ class MaskedFormat:
             raise ValueError(f"expected shape ({self.parameter_count},), got {update_N.shape}")
         if not np.isfinite(update_N).all():
             raise InvalidUpdateError("the update holds NaN or infinite values")
+        if not self.parameter_count:
+            return np.zeros(0, self.lane_type)
         scaled_P = rotate(np.ascontiguousarray(update_N, np.float32), self.seed)
         with np.errstate(over="ignore", invalid="ignore"):
             scaled_P *= np.float32(1.0 / self.step)
@@ -147,6 +150,8 @@ class MaskedFormat:
 
     def decode(self, sum_P: Lanes) -> DecodedSum:
         """The sum of updates behind a sum of lanes without masks."""
+        if not self.parameter_count:
+            return DecodedSum(sum_N=np.zeros(0, np.float32), rms=0.0, wrap_ratio=0.0)
         modulus = 1 << self.modulus_bits
         half = modulus // 2
         lanes_P = sum_P.astype(np.int32)

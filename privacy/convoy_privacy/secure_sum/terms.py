@@ -185,7 +185,8 @@ def _checks(terms: SumTerms) -> dict[str, bool]:
         "attempt": terms.attempt >= 1,
         "model_digest": len(terms.model_digest) == DIGEST_BYTES,
         "schema_digest": len(terms.schema_digest) == DIGEST_BYTES,
-        "parameter_count": 1 <= terms.parameter_count <= _MAX_PARAMETERS,
+        # Without a vector there are counters alone, which nobody helps with.
+        "parameter_count": (1 if helped else 0) <= terms.parameter_count <= _MAX_PARAMETERS,
         "modulus_bits": MIN_MODULUS_BITS <= terms.modulus_bits <= MAX_MODULUS_BITS,
         "step": _STEPS[0] <= terms.step <= _STEPS[1],
         "clip_norm": 0.0 <= terms.clip_norm < math.inf,
@@ -193,7 +194,10 @@ def _checks(terms: SumTerms) -> dict[str, bool]:
         "codec_seed": len(terms.codec_seed) == DIGEST_BYTES,
         "minimum_cohort": MIN_MEMBERS <= terms.minimum_cohort <= most,
         "deadline_s": 1 <= terms.deadline_s <= _MAX_DEADLINE_S,
-        "noise_variance": 0.0 <= terms.noise_variance < math.inf,
+        "noise_variance": 0.0 <= terms.noise_variance < math.inf
+        and (terms.parameter_count > 0 or not terms.noise_variance),
+        "count_noise_variance": 0.0 <= terms.count_noise_variance < math.inf
+        and (terms.noise_variance > 0.0 or not terms.count_noise_variance),
         "helpers": len(terms.helpers) <= MAX_HELPERS
         and all(
             helper.certificate

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from convoy_protos.v1 import secure_sum_pb2 as convoy__protos_dot_v1_dot_secure__sum__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!convoy_protos/v1/federation.proto\x12\tconvoy.v1\x1a!convoy_protos/v1/secure_sum.proto\"\xd2\x01\n\x11RoundInstructions\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x15\n\rschema_digest\x18\x04 \x01(\x0c\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\x0c\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x15\n\rsettings_json\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\x0c\x12(\n\naggregator\x18\t \x01(\x0b\x32\x14.convoy.v1.HelperKey\"\xd5\x02\n\x0cUpdateHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nvehicle_id\x18\x03 \x01(\t\x12\x15\n\rschema_digest\x18\x04 \x01(\x0c\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12\x15\n\rexample_count\x18\x07 \x01(\x04\x12\x35\n\x07metrics\x18\x08 \x03(\x0b\x32$.convoy.v1.UpdateHeader.MetricsEntry\x12\x15\n\rpayload_bytes\x18\t \x01(\x04\x12\x16\n\x0e\x63ontext_digest\x18\n \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x0b \x01(\x0c\x12\x11\n\tsignature\x18\x0c \x01(\x0c\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xcc\x01\n\x07Trained\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nvehicle_id\x18\x03 \x01(\t\x12\x15\n\rschema_digest\x18\x04 \x01(\x0c\x12\x15\n\rexample_count\x18\x05 \x01(\x04\x12\x30\n\x07metrics\x18\x06 \x03(\x0b\x32\x1f.convoy.v1.Trained.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xcf\x01\n\nEvaluation\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nvehicle_id\x18\x03 \x01(\t\x12\x16\n\x0etrain_examples\x18\x04 \x01(\x04\x12\x16\n\x0e\x63lass_examples\x18\x05 \x03(\x04\x12\x15\n\rclass_correct\x18\x06 \x03(\x04\x12#\n\x1bthrottle_absolute_error_sum\x18\x07 \x01(\x01\x12\x10\n\x08loss_sum\x18\x08 \x01(\x01\x12\x10\n\x08withheld\x18\t \x01(\x08\"\x8f\x01\n\x0eVehicleProfile\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x16\n\x0etrain_examples\x18\x02 \x01(\x04\x12\x16\n\x0e\x63lass_examples\x18\x03 \x03(\x04\x12$\n\x06helper\x18\x04 \x01(\x0b\x32\x14.convoy.v1.HelperKey\x12\x13\n\x0bhelper_only\x18\x05 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!convoy_protos/v1/federation.proto\x12\tconvoy.v1\x1a!convoy_protos/v1/secure_sum.proto\"\xe7\x01\n\x11RoundInstructions\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x15\n\rschema_digest\x18\x04 \x01(\x0c\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\x0c\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x15\n\rsettings_json\x18\x07 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x08 \x01(\x0c\x12(\n\naggregator\x18\t \x01(\x0b\x32\x14.convoy.v1.HelperKey\x12\x13\n\x0brevocations\x18\n \x01(\x0c\"\xd5\x02\n\x0cUpdateHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nvehicle_id\x18\x03 \x01(\t\x12\x15\n\rschema_digest\x18\x04 \x01(\x0c\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12\x15\n\rexample_count\x18\x07 \x01(\x04\x12\x35\n\x07metrics\x18\x08 \x03(\x0b\x32$.convoy.v1.UpdateHeader.MetricsEntry\x12\x15\n\rpayload_bytes\x18\t \x01(\x04\x12\x16\n\x0e\x63ontext_digest\x18\n \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x0b \x01(\x0c\x12\x11\n\tsignature\x18\x0c \x01(\x0c\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xcc\x01\n\x07Trained\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nvehicle_id\x18\x03 \x01(\t\x12\x15\n\rschema_digest\x18\x04 \x01(\x0c\x12\x15\n\rexample_count\x18\x05 \x01(\x04\x12\x30\n\x07metrics\x18\x06 \x03(\x0b\x32\x1f.convoy.v1.Trained.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xdf\x01\n\nEvaluation\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x12\n\nvehicle_id\x18\x03 \x01(\t\x12\x16\n\x0etrain_examples\x18\x04 \x01(\x04\x12\x16\n\x0e\x63lass_examples\x18\x05 \x03(\x04\x12\x15\n\rclass_correct\x18\x06 \x03(\x04\x12#\n\x1bthrottle_absolute_error_sum\x18\x07 \x01(\x01\x12\x10\n\x08loss_sum\x18\x08 \x01(\x01\x12\x10\n\x08withheld\x18\t \x01(\x08\x12\x0e\n\x06summed\x18\n \x01(\x08\"\x8f\x01\n\x0eVehicleProfile\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x16\n\x0etrain_examples\x18\x02 \x01(\x04\x12\x16\n\x0e\x63lass_examples\x18\x03 \x03(\x04\x12$\n\x06helper\x18\x04 \x01(\x0b\x32\x14.convoy.v1.HelperKey\x12\x13\n\x0bhelper_only\x18\x05 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINED_METRICSENTRY']._loaded_options = None
   _globals['_TRAINED_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_ROUNDINSTRUCTIONS']._serialized_start=84
-  _globals['_ROUNDINSTRUCTIONS']._serialized_end=294
-  _globals['_UPDATEHEADER']._serialized_start=297
-  _globals['_UPDATEHEADER']._serialized_end=638
-  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_start=592
-  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_end=638
-  _globals['_TRAINED']._serialized_start=641
-  _globals['_TRAINED']._serialized_end=845
-  _globals['_TRAINED_METRICSENTRY']._serialized_start=592
-  _globals['_TRAINED_METRICSENTRY']._serialized_end=638
-  _globals['_EVALUATION']._serialized_start=848
-  _globals['_EVALUATION']._serialized_end=1055
-  _globals['_VEHICLEPROFILE']._serialized_start=1058
-  _globals['_VEHICLEPROFILE']._serialized_end=1201
+  _globals['_ROUNDINSTRUCTIONS']._serialized_end=315
+  _globals['_UPDATEHEADER']._serialized_start=318
+  _globals['_UPDATEHEADER']._serialized_end=659
+  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_start=613
+  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_end=659
+  _globals['_TRAINED']._serialized_start=662
+  _globals['_TRAINED']._serialized_end=866
+  _globals['_TRAINED_METRICSENTRY']._serialized_start=613
+  _globals['_TRAINED_METRICSENTRY']._serialized_end=659
+  _globals['_EVALUATION']._serialized_start=869
+  _globals['_EVALUATION']._serialized_end=1092
+  _globals['_VEHICLEPROFILE']._serialized_start=1095
+  _globals['_VEHICLEPROFILE']._serialized_end=1238
 # @@protoc_insertion_point(module_scope)

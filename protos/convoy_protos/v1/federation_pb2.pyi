@@ -38,6 +38,7 @@ class RoundInstructions(_message.Message):
     SETTINGS_JSON_FIELD_NUMBER: _builtins.int
     BASE_DIGEST_FIELD_NUMBER: _builtins.int
     AGGREGATOR_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     """from 1"""
@@ -53,6 +54,8 @@ class RoundInstructions(_message.Message):
     """tables model, data, training, privacy; read by convoy_protos.settings"""
     base_digest: _builtins.bytes
     """SHA-256 of the model that a delta starts from; empty: the model is whole"""
+    revocations: _builtins.bytes
+    """with codec "sealed/1" or mask helpers: X.509 CRL, DER, that the aggregator goes by"""
     @_builtins.property
     def aggregator(self) -> _secure_sum_pb2.HelperKey:
         """with codec "sealed/1": whom the update is sealed to"""
@@ -69,10 +72,11 @@ class RoundInstructions(_message.Message):
         settings_json: _builtins.str = ...,
         base_digest: _builtins.bytes = ...,
         aggregator: _secure_sum_pb2.HelperKey | None = ...,
+        revocations: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "base_digest", b"base_digest", "codec", b"codec", "model_digest", b"model_digest", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "seed", b"seed", "settings_json", b"settings_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "base_digest", b"base_digest", "codec", b"codec", "model_digest", b"model_digest", "revocations", b"revocations", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "seed", b"seed", "settings_json", b"settings_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -237,6 +241,7 @@ class Evaluation(_message.Message):
     THROTTLE_ABSOLUTE_ERROR_SUM_FIELD_NUMBER: _builtins.int
     LOSS_SUM_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
+    SUMMED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     vehicle_id: _builtins.str
@@ -244,7 +249,9 @@ class Evaluation(_message.Message):
     throttle_absolute_error_sum: _builtins.float
     loss_sum: _builtins.float
     withheld: _builtins.bool
-    """this vehicle's own configuration keeps its figures; nothing else is filled in"""
+    """this vehicle's own configuration keeps its figures; none is filled in"""
+    summed: _builtins.bool
+    """with withheld: they wait here for a masked sum"""
     @_builtins.property
     def class_examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """held-back examples by steering class: left, straight, right"""
@@ -265,10 +272,11 @@ class Evaluation(_message.Message):
         throttle_absolute_error_sum: _builtins.float = ...,
         loss_sum: _builtins.float = ...,
         withheld: _builtins.bool = ...,
+        summed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_correct", b"class_correct", "class_examples", b"class_examples", "loss_sum", b"loss_sum", "round", b"round", "run_id", b"run_id", "throttle_absolute_error_sum", b"throttle_absolute_error_sum", "train_examples", b"train_examples", "vehicle_id", b"vehicle_id", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_correct", b"class_correct", "class_examples", b"class_examples", "loss_sum", b"loss_sum", "round", b"round", "run_id", b"run_id", "summed", b"summed", "throttle_absolute_error_sum", b"throttle_absolute_error_sum", "train_examples", b"train_examples", "vehicle_id", b"vehicle_id", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,13 +62,23 @@ class VehicleResult:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Final:
-    """The final model: means over the vehicles of each one's own figure."""
+    """The final model: means over the vehicles of each one's own figure.
+
+    Attributes:
+        balanced_accuracy: In 0..1.
+        accuracy: In 0..1; over all held-back examples where a vehicle gives its own to sums only.
+        throttle_mae: As accuracy.
+        worst_vehicle: None where no vehicle tells its own.
+        per_vehicle: Of vehicles that tell theirs.
+        summed: Vehicles whose figures are in the means and known nowhere else.
+    """
 
     balanced_accuracy: float
     accuracy: float
     throttle_mae: float
-    worst_vehicle: WorstVehicle
+    worst_vehicle: WorstVehicle | None
     per_vehicle: Mapping[str, VehicleResult]
+    summed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +283,14 @@ class Report:
     complete: bool = True
 
 
+def worst_of(balanced_accuracies: Mapping[str, float]) -> WorstVehicle | None:
+    """The vehicle with the least of it; None of none."""
+    if not balanced_accuracies:
+        return None
+    worst = min(balanced_accuracies, key=lambda name: balanced_accuracies[name])
+    return WorstVehicle(id=worst, balanced_accuracy=balanced_accuracies[worst])
+
+
 def to_json(report: Report) -> str:
     """The text of report.json; a figure that is not finite becomes null."""
     return json.dumps(_plain(report), indent=1, allow_nan=False) + "\n"
@@ -294,6 +312,8 @@ def from_json(text: str, where: str) -> Report:
         raise UsageError(
             f"{where} line {error.lineno}: no valid JSON ({error.msg}); run `convoy simulate` again"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise UsageError(f"{where}: no valid JSON; run `convoy simulate` again") from error
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         found = table.get("schema") if isinstance(table, dict) else type(table).__name__
         raise UsageError(f"{where}: schema: expected {SCHEMA!r}, got {found!r}")

@@ -218,6 +218,8 @@ def in_the_clear(report: Report) -> str:
         told.append("example counts")
     if any(record.per_vehicle for record in report.rounds):
         told.append("scores on held-back laps, example counts and training loss")
+    elif any(record.score_sums for record in report.rounds):
+        told.append("no scores: every vehicle gives them to masked sums only")
     else:
         told.append("no scores: every vehicle withholds them")
     return ", ".join(told)

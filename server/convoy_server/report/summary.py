@@ -48,8 +48,7 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
 def summary_lines(report: Report) -> list[str]:
     """The rest, a line each."""
     lines = []
-    if report.final:
-        worst = report.final.worst_vehicle
+    if report.final and (worst := report.final.worst_vehicle):
         lines.append(f"worst vehicle  {printable(worst.id)}: {percent(worst.balanced_accuracy)}")
     if found := troubles(report.rounds):
         told = ", ".join(f"{trouble.count} × {trouble.reason}" for trouble in found)  # noqa: RUF001

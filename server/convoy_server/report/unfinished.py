@@ -12,7 +12,7 @@ from convoy_server.report.contract import (
     Fleet,
     Report,
     VehicleResult,
-    WorstVehicle,
+    worst_of,
 )
 from convoy_server.report.travel import privacy_of, update_of
 from convoy_server.round_log import RoundRecord
@@ -55,20 +55,21 @@ def unfinished_report(out: Path, records: Sequence[RoundRecord]) -> Report:
 
 def _so_far(records: Sequence[RoundRecord]) -> Final | None:
     """The last scores there are."""
-    scored = [record for record in records if record.per_vehicle]
+    scored = [record for record in records if record.balanced_accuracy is not None]
     if not scored:
         return None
     last = scored[-1]
     if last.balanced_accuracy is None or last.accuracy is None or last.throttle_mae is None:
         return None
-    worst, score = min(last.per_vehicle.items(), key=lambda item: item[1].balanced_accuracy)
+    own = {name: score.balanced_accuracy for name, score in last.per_vehicle.items()}
     return Final(
         balanced_accuracy=last.balanced_accuracy,
         accuracy=last.accuracy,
         throttle_mae=last.throttle_mae,
-        worst_vehicle=WorstVehicle(id=worst, balanced_accuracy=score.balanced_accuracy),
+        worst_vehicle=worst_of(own),
         per_vehicle={
             name: VehicleResult(examples=score.examples, balanced_accuracy=score.balanced_accuracy)
             for name, score in last.per_vehicle.items()
         },
+        summed=sum(len(one.summed) for one in last.score_sums),
     )

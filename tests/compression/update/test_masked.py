@@ -237,7 +237,7 @@ def test_whatever_bytes_of_the_right_length_decode_to_finite_numbers(bits, rando
     [
         {"bits": 0},
         {"bits": 17},
-        {"count": 0},
+        {"count": -1},
         {"step": 0.0},
         {"step": math.nan},
         {"step": math.inf},
@@ -253,3 +253,11 @@ def test_a_format_that_cannot_be_is_refused(wrong):
 def test_an_update_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"expected shape \(500,\), got \(499,\)"):
         lanes_of().quantize(np.zeros(499, np.float32), 1)
+
+
+def test_a_sum_of_counters_alone_has_no_lanes():
+    lanes = lanes_of(0, 2)
+    assert (lanes.padded_count, lanes.payload_bytes) == (0, 0)
+    assert lanes.pack(lanes.quantize(np.zeros(0, np.float32), 1)) == b""
+    decoded = lanes.decode(lanes.unpack(b""))
+    assert (decoded.sum_N.size, decoded.overflowed) == (0, False)

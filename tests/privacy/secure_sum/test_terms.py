@@ -33,7 +33,7 @@ NAMES = ["vehicle 001", "vehicle 002"]
         {"model_digest": bytes(31)},
         {"schema_digest": bytes(33)},
         {"codec_seed": b""},
-        {"parameter_count": 0},
+        {"parameter_count": 0, "helpers": [HELPER], "cohort": NAMES},  # counters alone need none
         {"parameter_count": 2**31 + 1},
         {"modulus_bits": 0},
         {"modulus_bits": 1},
@@ -56,6 +56,10 @@ NAMES = ["vehicle 001", "vehicle 002"]
         {"deadline_s": 86_401},
         {"noise_variance": -1.0},
         {"noise_variance": math.nan},
+        {"noise_variance": 1.0, "parameter_count": 0},  # scores are exact or not told
+        {"count_noise_variance": -1.0, "noise_variance": 1.0},
+        {"count_noise_variance": math.nan, "noise_variance": 1.0},
+        {"count_noise_variance": 1.0},  # only beside a noised sum
         {"cohort": NAMES},  # names in advance are for helpers only
         {"cohort": [], "helpers": [HELPER]},  # helpers need them
         {"helpers": [HELPER], "cohort": NAMES[:1]},  # fewer than the minimum

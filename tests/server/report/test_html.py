@@ -25,18 +25,18 @@ class Page(HTMLParser):
         self.feed(text)
         assert self.open == []
 
-    def handle_starttag(self, tag, attrs):  # noqa: D102 - as HTMLParser
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):  # noqa: D102
+    def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
-    def handle_endtag(self, tag):  # noqa: D102
+    def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
-    def handle_data(self, data):  # noqa: D102
+    def handle_data(self, data):
         self.texts.append(data.strip(" \n"))
 
     @property
@@ -316,3 +316,21 @@ def test_bytes_are_told_beside_plain_float32_and_for_every_vehicle(rounds):
     assert html.plain_bytes([]).up_share is None
     used = html.vehicle_bytes([first, first])
     assert (used["car0"].rounds, used["car0"].uplink, used["car0"].downlink) == (2, 40, 20)
+
+
+def test_where_vehicles_give_scores_to_sums_only_there_is_no_table_of_vehicles(
+    full_report, run_dir
+):
+    final = dataclasses.replace(full_report.final, worst_vehicle=None, per_vehicle={}, summed=3)
+    sums = ShardRecord(vehicles=("car0",), summed=("car0",), attempts=1, modulus_bits=2, step=1.0)
+    rounds = tuple(
+        dataclasses.replace(one, per_vehicle={}, score_sums=(sums,)) for one in full_report.rounds
+    )
+    text = Page(
+        html.render(dataclasses.replace(full_report, final=final, rounds=rounds), run_dir)
+    ).text
+    assert "3 vehicles give their scores to masked sums only" in text
+    assert "every vehicle gives them to masked sums only" in text
+    assert "Fleet: accuracy" in text
+    assert "Worst vehicle" not in text
+    assert "worst served first" not in text

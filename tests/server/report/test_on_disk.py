@@ -28,7 +28,8 @@ def interrupted(tmp_path, rounds):
     save_checkpoint(tmp_path / CHECKPOINT_FOLDER, checkpoint, schema)
     score = VehicleScore(examples=70, balanced_accuracy=0.5, accuracy=0.6, throttle_mae=0.1)
     scored = dataclasses.replace(rounds[1], per_vehicle={"car0": score, "car1": score})
-    text = f"{to_line(rounds[0])}\n{to_line(scored)}\n"
+    unscored = dataclasses.replace(rounds[0], balanced_accuracy=None)
+    text = f"{to_line(unscored)}\n{to_line(scored)}\n"
     (tmp_path / "rounds.jsonl").write_text(text)
     return tmp_path
 

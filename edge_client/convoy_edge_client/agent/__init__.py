@@ -1,0 +1,1 @@
+"""The resident process on a vehicle or a roadside unit."""

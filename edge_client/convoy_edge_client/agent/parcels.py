@@ -1,0 +1,83 @@
+"""The two messages that an agent must not lose: the one it works on, and the one it sends.
+
+    STATE/inbox     came whole, not yet answered
+    STATE/outbox    our answer, not yet with the server whole
+
+Each is one file that is there whole or not at all, readable by the agent's user only: an answer may hold
+shares of secrets. Written before the step that relies on it, so that a power cut at any moment costs
+nothing that had come or that had been computed.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from convoy_privacy.key_files import write_file
+
+_OBJECTS: Final = "objects/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """One message in the pieces in which Flower sends it.
+
+    Attributes:
+        run_id: Flower's, of the run it belongs to.
+        message: Serialized, without its content.
+        tree: Serialized: which objects it consists of.
+        objects: By their id, which is a digest of their bytes.
+    """
+
+    run_id: int
+    message: bytes
+    tree: bytes
+    objects: Mapping[str, bytes]
+
+
+class Shelf:
+    """A file that holds one parcel or none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def put(self, parcel: Parcel) -> None:
+        """Keep it, in place of any other.
+
+        Raises:
+            FleetFolderError: The disk refuses.
+        """
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("run", str(parcel.run_id))
+            archive.writestr("message", parcel.message)
+            archive.writestr("tree", parcel.tree)
+            for key, content in parcel.objects.items():
+                archive.writestr(_OBJECTS + key, content)
+        write_file(self._path, buffer.getvalue(), private=True)
+
+    def get(self) -> Parcel | None:
+        """What is kept; None: nothing is, or the file is damaged, which costs that one message."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(self._path.read_bytes())) as archive:
+                return Parcel(
+                    run_id=int(archive.read("run")),
+                    message=archive.read("message"),
+                    tree=archive.read("tree"),
+                    objects={
+                        name.removeprefix(_OBJECTS): archive.read(name)
+                        for name in archive.namelist()
+                        if name.startswith(_OBJECTS)
+                    },
+                )
+        except FileNotFoundError:
+            return None
+        except (zipfile.BadZipFile, KeyError, ValueError):
+            self.clear()
+            return None
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""The fleet's other CA: it signs TLS certificates of servers, and nothing else. Source: RFC 5280, RFC 8446.
+
+A CA of its own, of ECDSA over P-256, for three reasons. gRPC's BoringSSL takes no Ed25519 certificate of
+a server. Python from 3.13 on refuses a CA without key identifiers, as the fleet's CAs are. And a vehicle's
+certificate can never pass for a server's.
+"""
+
+import ipaddress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from convoy_privacy.fleet_authority import CLOCK_SLACK
+
+TLS_CERTIFICATE_DAYS: Final = 365
+
+_CA_DAYS: Final = 20 * 365
+_ISSUER: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Convoy TLS CA")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsIdentity:
+    """What a server shows to whoever connects.
+
+    Attributes:
+        certificate: X.509, DER.
+        private_key: Its key, P-256.
+    """
+
+    certificate: bytes
+    private_key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsAuthority:
+    """The CA.
+
+    Attributes:
+        certificate: Its own, DER: what vehicles pin.
+        private_key: P-256.
+    """
+
+    certificate: bytes
+    private_key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def create(cls, now: datetime) -> "TlsAuthority":
+        """A new CA.
+
+        Args:
+            now: With a time zone.
+        """
+        private_key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            _builder(_ISSUER, private_key.public_key(), private_key.public_key(), now, _CA_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+            .sign(private_key, SHA256())
+        )
+        return cls(certificate=certificate.public_bytes(Encoding.DER), private_key=private_key)
+
+    def issue(
+        self, hosts: tuple[str, ...], now: datetime, days: int = TLS_CERTIFICATE_DAYS
+    ) -> TlsIdentity:
+        """A certificate for a server, with a new key.
+
+        Args:
+            hosts: DNS names and IP addresses under which vehicles reach it, at least one.
+            now: With a time zone.
+            days: How long, from now.
+
+        Raises:
+            ValueError: No hosts, one that is none, or days below 1.
+        """
+        if not hosts:
+            raise ValueError("a server is reached under at least one host name or address")
+        if days < 1:
+            raise ValueError(f"a certificate lasts at least 1 day, got {days}")
+        private_key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            _builder(
+                x509.Name([]), private_key.public_key(), self.private_key.public_key(), now, days
+            )
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            # Critical, as RFC 5280 (4.2.1.6) wants it beside an empty subject.
+            .add_extension(x509.SubjectAlternativeName(map(_host, hosts)), critical=True)
+            .sign(self.private_key, SHA256())
+        )
+        return TlsIdentity(
+            certificate=certificate.public_bytes(Encoding.DER), private_key=private_key
+        )
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    labels = host.split(".")
+    if not host.isascii() or len(host) > 253 or not all(map(_is_label, labels)):
+        raise ValueError(f"{host!r} is no host: neither a DNS name nor an IP address")
+    return x509.DNSName(host)
+
+
+def _is_label(label: str) -> bool:
+    plain = label.replace("-", "").isalnum() and not label.startswith("-")
+    return plain and not label.endswith("-") and len(label) <= 63
+
+
+def _builder(
+    subject: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .issuer_name(_ISSUER)
+        .subject_name(subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SLACK)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
+        )
+    )
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,1 @@
+"""The cloud service: what runs around the rounds of a real fleet."""

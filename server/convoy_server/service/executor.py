@@ -1,0 +1,187 @@
+"""Takes on submitted runs, one after the other: `python -m convoy_server.service.executor server.toml`.
+
+Stands in for Flower's SuperExec and never executes what was submitted. A run outlives whatever dies:
+
+    ServerApp process     started again; goes on from the last finished round
+    this process          goes on with the task in task.json
+    SuperLink             its state is on disk; the ServerApp waits for it
+    all at once           if the SuperLink has given the task up meanwhile, the run is submitted again
+                          with the same settings and goes on in its run directory
+"""
+
+import ctypes
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from convoy_protos.errors import BundleRefusedError, ConvoyError, SuperLinkError
+from convoy_protos.flower_internals import finish_task, keep_task, start_run, take_task
+from convoy_protos.run_bundle import read_run_bundle
+from convoy_server.service.restart_policy import RestartPolicy
+from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
+from convoy_server.service.serverapp_process import FAILED, REASON_FILE
+from convoy_server.service.structured_log import set_up_log
+from convoy_server.service.task_file import RunningTask, clear_task, load_task, save_task
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.5
+HEARTBEAT_S: Final = 10.0
+GIVEN_UP: Final = "the SuperLink has given the task up"
+
+
+class Executor:
+    """The loop."""
+
+    def __init__(self, config: ServerConfig, config_path: Path, stop: threading.Event) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._stop = stop
+        self._address = f"{config.private_door.host}:{config.private_door.port}"
+
+    def run(self) -> None:
+        """Until asked to stop."""
+        while not self._stop.is_set():
+            try:
+                worked = self._step()
+            except SuperLinkError as error:
+                logger.warning("%s", error)
+                worked = False
+            if not worked:
+                self._stop.wait(POLL_S)
+
+    def _step(self) -> bool:
+        state = self._config.state_folder
+        running = load_task(state)
+        if running is None:
+            taken = take_task(self._address)
+            if taken is None:
+                return False
+            running = RunningTask(task=taken[0], bundle=taken[1])
+            save_task(state, running)
+            logger.info("run %d taken on", running.task.run_id)
+        elif not keep_task(self._address, running.task):
+            self._submit_again(running)
+            return True
+        try:
+            read_run_bundle(running.bundle)
+        except BundleRefusedError as error:
+            self._finish(running, f"refused: {error}")
+            return True
+        outcome = self._work(running)
+        if outcome == GIVEN_UP:
+            self._submit_again(running)
+        elif outcome is not None:
+            self._finish(running, outcome)
+        return True
+
+    def _work(self, running: RunningTask) -> str | None:
+        """Have the ServerApp run to its end.
+
+        Returns:
+            Why it failed, empty where it did not, GIVEN_UP; None: asked to stop.
+        """
+        policy = RestartPolicy()
+        while not self._stop.is_set():
+            reason_file = self._config.state_folder / REASON_FILE
+            reason_file.unlink(missing_ok=True)
+            process = start_child("serverapp_process", self._config_path)
+            begin_s = time.monotonic()
+            try:
+                code = self._watch(process, running)
+            finally:
+                end_child(process)
+            if code == 0:
+                return ""
+            if code == FAILED and reason_file.exists():
+                return reason_file.read_text().strip()
+            if code is None:
+                return None if self._stop.is_set() else GIVEN_UP
+            policy = policy.ended(time.monotonic() - begin_s)
+            logger.warning("the ServerApp ended with %d; again in %.1f s", code, policy.wait_s)
+            self._stop.wait(policy.wait_s)
+        return None
+
+    def _watch(self, process: subprocess.Popen[bytes], running: RunningTask) -> int | None:
+        """Its exit code; None: it has to be ended."""
+        beat_s = 0.0
+        while not self._stop.is_set():
+            if time.monotonic() - beat_s > HEARTBEAT_S:
+                beat_s = time.monotonic()
+                try:
+                    if not keep_task(self._address, running.task):
+                        return None
+                except SuperLinkError as error:
+                    logger.warning("%s", error)
+            try:
+                return process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+        return None
+
+    def _submit_again(self, running: RunningTask) -> None:
+        """The SuperLink counts the run as over; with the run directory it goes on as a new one."""
+        clear_task(self._config.state_folder)
+        stopped = self._config.state_folder / f"stopped-{running.task.run_id}"
+        if stopped.exists():
+            stopped.unlink()
+            logger.info("run %d was stopped", running.task.run_id)
+            return
+        run_id = start_run(self._address, running.bundle)
+        logger.warning("run %d: %s; goes on as run %d", running.task.run_id, GIVEN_UP, run_id)
+
+    def _finish(self, running: RunningTask, failure: str) -> None:
+        finish_task(self._address, running.task, failure)
+        clear_task(self._config.state_folder)
+        logger.info("run %d: %s", running.task.run_id, failure or "done")
+
+
+def start_child(module: str, config_path: Path) -> subprocess.Popen[bytes]:
+    """Start a process of the service that does not outlive this one."""
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", f"convoy_server.service.{module}", str(config_path)],
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing else runs in this process yet
+    )
+
+
+def end_child(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
+    """Ask a process to end, and make it end."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main(config_path: Path) -> None:
+    """Work until SIGTERM.
+
+    Raises:
+        ConvoyError: The configuration cannot be used.
+    """
+    config = load_server_config(config_path)
+    config.state_folder.mkdir(mode=STATE_MODE, parents=True, exist_ok=True)
+    set_up_log(config.log, "executor")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    Executor(config, config_path, stop).run()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except ConvoyError as fault:
+        sys.exit(f"executor: {fault}")

@@ -1,0 +1,112 @@
+"""Flower's SuperLink behind two doors, as a process: `python -m convoy_server.service.two_doors server.toml`.
+
+    fleet door     TLS, signed by the node's key: Flower's fleet paths and /health, nothing else
+    private door   plain HTTP on loopback: everything, so also starting runs and listing nodes
+
+In Flower's open-source SuperLink whoever reaches its one port may start runs; so vehicles must not.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from convoy_protos.errors import ConvoyError
+from convoy_protos.flower_internals import make_superlink
+from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
+from convoy_server.service.structured_log import set_up_log
+
+logger = logging.getLogger(__name__)
+
+FLEET_PATHS: Final = "/v1/fleet/"
+HEALTH_PATH: Final = "/health"
+DATABASE: Final = "superlink.db"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def fleet_only(app: App) -> App:
+    """The app with everything but the fleet's paths and its health taken away, as if it were not there."""
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not (path.startswith(FLEET_PATHS) or path == HEALTH_PATH):
+            if scope["type"] == "http":
+                await send({"type": "http.response.start", "status": 404, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+            return
+        scope.setdefault("state", {})
+        await app(scope, receive, send)
+
+    return door
+
+
+def serve(config: ServerConfig) -> None:
+    """Keep both doors open until SIGTERM."""
+    for name in ("FLWR_TELEMETRY_ENABLED", "FLWR_ENABLE_EVENT_LOG"):
+        os.environ[name] = "0"
+    os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    door, private = config.fleet_door, config.private_door
+    database = str(config.state_folder / DATABASE)
+    app = make_superlink(
+        host=private.host,
+        port=private.port,
+        database=database,
+        certificate=door.certificate,
+        key=door.key,
+        ca=door.ca,
+    )
+    quiet: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off"}
+    public = uvicorn.Server(
+        uvicorn.Config(
+            fleet_only(app),
+            host=door.host,
+            port=door.port,
+            ssl_certfile=door.certificate,
+            ssl_keyfile=door.key,
+            timeout_keep_alive=75,
+            **quiet,
+        )
+    )
+    thread = threading.Thread(target=_run_without_signals, args=(public,), daemon=True)
+    thread.start()
+    uvicorn.run(
+        app, host=private.host, port=private.port, log_config=None, access_log=False, lifespan="on"
+    )
+    public.should_exit = True
+    thread.join(timeout=5)
+
+
+def _run_without_signals(server: uvicorn.Server) -> None:
+    # Signals belong to the main thread, which serves the private door.
+    import asyncio  # noqa: PLC0415
+
+    asyncio.run(server.serve())
+
+
+def main(config_path: Path) -> None:
+    """Serve until SIGTERM.
+
+    Raises:
+        ConvoyError: The configuration or a file that it names cannot be used.
+    """
+    config = load_server_config(config_path)
+    config.state_folder.mkdir(mode=STATE_MODE, parents=True, exist_ok=True)
+    os.environ["FLWR_HOME"] = str(config.state_folder / "flower")
+    set_up_log(config.log, "superlink")
+    serve(config)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except ConvoyError as fault:
+        sys.exit(f"superlink: {fault}")
