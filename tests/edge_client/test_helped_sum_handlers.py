@@ -4,6 +4,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from convoy_edge_client.mask_helper_handler import ANSWERED, mask_sum
 from convoy_edge_client.profile_handler import profile_of
 from convoy_edge_client.secure_sum_handlers import check_in, contribution, helped_upload, share
 from convoy_edge_client.vehicle_config import VehicleConfig
-from convoy_edge_client.vehicle_party import party_of
+from convoy_edge_client.vehicle_party import keep_revocations, party_of
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_privacy.certificates import Role
 from convoy_privacy.errors import (
@@ -255,6 +256,13 @@ def test_a_helper_must_be_one_of_the_pinned_ca(fleet):
         (swapped, BadSignatureError),
     ):
         refuses(fleet, error, terms=fleet.terms(helpers=[fleet.key(0), helper]))
+
+
+def test_no_seed_is_sealed_to_a_helper_that_is_revoked(fleet):
+    terms = fleet.terms()
+    fleet.authority.revoke("unit1", datetime.now(UTC))
+    keep_revocations(Path(fleet.vehicles[0].identity), fleet.authority.revocation_list)
+    refuses(fleet, UntrustedPeerError, "unit1.*revoked", terms=terms)
 
 
 def test_an_update_is_never_in_sums_of_both_kinds(fleet):

@@ -1,6 +1,8 @@
 """The two real apps with mask helpers: the same sums as with pairwise masks, and helpers that go."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,8 @@ from convoy_driving.parameters import load_parameters
 from convoy_edge_client.vehicle_config import load_vehicle_config, save_vehicle_config
 from convoy_privacy.certificates import Role
 from convoy_privacy.fleet_authority import FleetAuthority
-from convoy_privacy.party import save_party
+from convoy_privacy.key_files import write_file
+from convoy_privacy.party import REVOCATIONS, save_party
 from convoy_privacy.sealing import SealingKey, generate_sealing_key
 from convoy_server.audit import verify_audit
 from convoy_server.errors import NoVehiclesError
@@ -254,6 +257,44 @@ def test_noise_is_shared_among_the_fewest_that_a_helped_sum_may_have(
     assert first["train_loss"] is None
     assert first["shards"][0]["wrap_ratio"] < 0.3
     load_parameters(tmp_path / "model.safetensors")
+
+
+def test_scores_are_summed_with_pairwise_masks_all_the_same(small_fleet, tmp_path):
+    nodes = protect(small_fleet, HELPED, metrics="summed")
+    lines = run_with(small_fleet, nodes, tmp_path, rounds=1)
+
+    for line in lines:
+        assert line["completed"] == 6
+        assert line["shards"][0]["helpers"] == HELPERS
+        assert line["score_sums"][0]["summed"] == EVERYBODY
+        assert line["score_sums"][0]["helpers"] == []
+        assert 0.0 < line["balanced_accuracy"] < 1.0
+
+
+def test_whom_the_fleet_has_revoked_vehicles_and_helpers_hear_from_the_server(
+    small_fleet, tmp_path
+):
+    """A vehicle goes by it before it seals a seed to a helper."""
+    now = datetime.now(UTC)
+    authority = FleetAuthority.create(now)
+    nodes = protect(small_fleet, HELPED)
+    fleet = Path(nodes[100]["vehicle-config"]).parent
+    folders = {name: fleet / "identities" / name for name in [*EVERYBODY, *HELPERS]}
+    for name, folder in (folders | {"aggregator": fleet / "aggregator"}).items():
+        role = {"car": Role.VEHICLE, "roa": Role.HELPER, "agg": Role.AGGREGATOR}[name[:3]]
+        identity = authority.issue(name, role, now)
+        key = None if role is Role.VEHICLE else generate_sealing_key("x25519", os.urandom)
+        shutil.rmtree(folder)
+        save_party(folder, authority, identity.certificate, identity.signing_key, key)
+    authority.issue("car9", Role.VEHICLE, now)
+    authority.revoke("car9", now)
+    write_file(fleet / "aggregator" / REVOCATIONS, authority.revocation_list)
+
+    (line,) = run_with(small_fleet, nodes, tmp_path, rounds=1)
+
+    assert line["completed"] == 6
+    held = {folder: (folder / REVOCATIONS).read_bytes() for folder in folders.values()}
+    assert set(held.values()) == {authority.revocation_list}
 
 
 def test_a_roadside_unit_s_file_is_short(helped_nodes):
