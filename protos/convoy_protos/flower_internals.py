@@ -525,8 +525,25 @@ def stop_run(private_address: str, run_id: int) -> None:
         control.StopRun(StopRunRequest(run_id=run_id))
 
 
-def run_outcomes(private_address: str) -> dict[int, tuple[str, str]]:
-    """Status, such as "running" or "finished:failed", and details of every run, by Flower's id.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How far the SuperLink says that a run is.
+
+    Attributes:
+        bundle_sha256: Of the bundle it was submitted with; a run that goes on as another has the same.
+        status: "pending", "starting", "running" or "finished".
+        end: How it finished: "completed", "failed" or "stopped"; empty before.
+        details: Why it failed; else empty.
+    """
+
+    bundle_sha256: str
+    status: str
+    end: str
+    details: str
+
+
+def run_outcomes(private_address: str) -> dict[int, RunOutcome]:
+    """Every run that the SuperLink knows, by Flower's id.
 
     Raises:
         SuperLinkError: As `start_run`.
@@ -536,9 +553,11 @@ def run_outcomes(private_address: str) -> dict[int, tuple[str, str]]:
     with _control(private_address) as control:
         runs = control.ListRuns(ListRunsRequest()).run_dict
     return {
-        run_id: (
-            ":".join(filter(None, (run.status.status, run.status.sub_status))),
-            run.status.details,
+        run_id: RunOutcome(
+            bundle_sha256=run.fab_hash,
+            status=run.status.status,
+            end=run.status.sub_status,
+            details=run.status.details,
         )
         for run_id, run in runs.items()
     }
@@ -578,13 +597,15 @@ def keep_task(private_address: str, task: ServerTask) -> bool:
     Raises:
         SuperLinkError: The SuperLink is not up.
     """
+    import httpx  # noqa: PLC0415
     from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest  # noqa: PLC0415
 
     try:
         with _runtime(private_address, task.token) as runtime:
             return bool(runtime.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
     except SuperLinkError as error:
-        if "401" in str(error) or "403" in str(error):
+        cause = error.__cause__
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code in (401, 403):
             return False
         raise
 

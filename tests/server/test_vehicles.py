@@ -84,6 +84,12 @@ def test_a_client_that_failed_is_refused_with_what_it_said(question):
         read_introduction(error_reply(question, 2, "no\nbattery"), max_examples=1)
 
 
+def test_a_device_that_declines_is_counted_apart_from_failures(question):
+    with pytest.raises(RefusedReplyError, match="not_now: too hot: 91 C") as error:
+        read_introduction(error_reply(question, 2, "not now: too hot: 91 C"), max_examples=1)
+    assert error.value.reason == "not_now"
+
+
 def test_an_error_reply_from_the_server_side_is_known_by_what_it_replies_to(question):
     reply = Message(Error(code=5, reason="node is gone"), reply_to=question)
     assert Addresses([question]).node_of(reply) == 7

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 HEARTBEAT_S: Final = 30.0
 _OBJECT_NOT_THERE_YET_S: Final = 0.05
+_OBJECT_PATIENCE_S: Final = 5.0
+"""The server hands its objects to itself; after so long it has died in the middle."""
 
 
 class FleetLink:
@@ -118,11 +120,14 @@ class FleetLink:
         return self._persist(lambda: self._connection.run_bundle(run_id))
 
     def _object(self, run_id: int, key: str) -> bytes:
-        while True:
+        waited_s = 0.0
+        while waited_s < _OBJECT_PATIENCE_S:
             content = self._persist(lambda: self._connection.pull_object(run_id, key))
             if content is not None:
                 return content
             self._pause(_OBJECT_NOT_THERE_YET_S)
+            waited_s += _OBJECT_NOT_THERE_YET_S
+        raise LinkRefusedError(f"object {key[:12]} never came: who sent it has died")
 
     def _persist(self, call: Callable[[], T]) -> T:
         """Call until the link is up; a node that the server has forgotten introduces itself again."""

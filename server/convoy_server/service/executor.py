@@ -11,6 +11,7 @@ Stands in for Flower's SuperExec and never executes what was submitted. A run ou
 
 import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,12 +20,18 @@ import time
 from pathlib import Path
 from typing import Final
 
-from convoy_protos.errors import BundleRefusedError, ConvoyError, SuperLinkError
-from convoy_protos.flower_internals import finish_task, keep_task, start_run, take_task
-from convoy_protos.run_bundle import read_run_bundle
+from convoy_protos.errors import ConvoyError, SuperLinkError
+from convoy_protos.flower_internals import (
+    finish_task,
+    keep_task,
+    run_outcomes,
+    start_run,
+    take_task,
+)
 from convoy_server.service.restart_policy import RestartPolicy
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
-from convoy_server.service.serverapp_process import FAILED, REASON_FILE
+from convoy_server.service.serverapp_process import FAILED, INTERRUPTED, REASON_FILE, run_folder
+from convoy_server.service.status_file import end_status
 from convoy_server.service.structured_log import set_up_log
 from convoy_server.service.task_file import RunningTask, clear_task, load_task, save_task
 
@@ -33,6 +40,19 @@ logger = logging.getLogger(__name__)
 POLL_S: Final = 0.5
 HEARTBEAT_S: Final = 10.0
 GIVEN_UP: Final = "the SuperLink has given the task up"
+MAX_FAULTS: Final = 5
+"""So often in a row may a ServerApp end soon after its start by a fault of its own."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None)
+"""Loaded here: between fork and exec nothing may be loaded."""
+
+_QUIET_FLOWER: Final = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_ENABLE_EVENT_LOG": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+"""Flower reads these when it is imported, so they must be there when a process starts."""
 
 
 class Executor:
@@ -63,15 +83,16 @@ class Executor:
             if taken is None:
                 return False
             running = RunningTask(task=taken[0], bundle=taken[1])
+            try:
+                run_folder(running, self._config)
+            except ConvoyError as error:
+                finish_task(self._address, running.task, f"refused: {error}")
+                logger.warning("run %d refused: %s", running.task.run_id, error)
+                return True
             save_task(state, running)
             logger.info("run %d taken on", running.task.run_id)
         elif not keep_task(self._address, running.task):
             self._submit_again(running)
-            return True
-        try:
-            read_run_bundle(running.bundle)
-        except BundleRefusedError as error:
-            self._finish(running, f"refused: {error}")
             return True
         outcome = self._work(running)
         if outcome == GIVEN_UP:
@@ -103,6 +124,12 @@ class Executor:
             if code is None:
                 return None if self._stop.is_set() else GIVEN_UP
             policy = policy.ended(time.monotonic() - begin_s)
+            if code > 0 and code != INTERRUPTED and policy.quick_ends >= MAX_FAULTS:
+                failure = (
+                    f"the ServerApp ended with {code}, {MAX_FAULTS} times in a row: see the log"
+                )
+                end_status(run_folder(running, self._config), "failed", failure)
+                return failure
             logger.warning("the ServerApp ended with %d; again in %.1f s", code, policy.wait_s)
             self._stop.wait(policy.wait_s)
         return None
@@ -125,15 +152,19 @@ class Executor:
         return None
 
     def _submit_again(self, running: RunningTask) -> None:
-        """The SuperLink counts the run as over; with the run directory it goes on as a new one."""
-        clear_task(self._config.state_folder)
-        stopped = self._config.state_folder / f"stopped-{running.task.run_id}"
-        if stopped.exists():
-            stopped.unlink()
+        """The SuperLink counts the run as over; with the run directory it goes on as a new one.
+
+        The task is forgotten last: a crash in between may submit the run twice, and the second one then
+        finds nothing left to do.
+        """
+        outcome = run_outcomes(self._address).get(running.task.run_id)
+        if outcome is not None and outcome.end == "stopped":
+            end_status(run_folder(running, self._config), "stopped", "by `convoy runs stop`")
             logger.info("run %d was stopped", running.task.run_id)
-            return
-        run_id = start_run(self._address, running.bundle)
-        logger.warning("run %d: %s; goes on as run %d", running.task.run_id, GIVEN_UP, run_id)
+        else:
+            run_id = start_run(self._address, running.bundle)
+            logger.warning("run %d: %s; goes on as run %d", running.task.run_id, GIVEN_UP, run_id)
+        clear_task(self._config.state_folder)
 
     def _finish(self, running: RunningTask, failure: str) -> None:
         finish_task(self._address, running.task, failure)
@@ -145,6 +176,7 @@ def start_child(module: str, config_path: Path) -> subprocess.Popen[bytes]:
     """Start a process of the service that does not outlive this one."""
     return subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", f"convoy_server.service.{module}", str(config_path)],
+        env=os.environ | _QUIET_FLOWER,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing else runs in this process yet
     )
 
@@ -161,8 +193,7 @@ def end_child(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> Non
 
 
 def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(config_path: Path) -> None:

@@ -8,15 +8,21 @@ import json
 import logging
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from convoy_protos.errors import JobFailedError, SettingsError, SuperLinkError, UsageError
-from convoy_protos.flower_internals import run_outcomes, start_run, stop_run
-from convoy_protos.run_bundle import build_run_bundle
+from convoy_protos.flower_internals import (
+    RunOutcome,
+    ServerTask,
+    run_outcomes,
+    start_run,
+    stop_run,
+)
+from convoy_protos.run_bundle import build_run_bundle, read_run_bundle
 from convoy_protos.settings import from_table
 from convoy_server.audit import ROUNDS_FILE
 from convoy_server.round_log import RoundRecord, from_line
@@ -110,9 +116,13 @@ def follow(config: ServerConfig, order: RunOrder, say: Callable[[str], None]) ->
         if status is not None and status.state == "finished":
             say(f"{order.name}: done, {order.out}")
             return
-        over, why = _outcome(config, order.run_id)
-        if over in ("finished:failed", "finished:stopped") and not _goes_on(config, order.name):
-            raise JobFailedError(f"{order.name}: {why or over.partition(':')[2]}")
+        if status is not None and status.state in ("failed", "stopped"):
+            raise JobFailedError(f"{order.name}: {status.state}: {status.why}")
+        # Asked in this order: the executor forgets a task after it has submitted the run again.
+        worked_on = _task_of(config, order.name) is not None
+        outcome = _outcome(config, order.run_id)
+        if not worked_on and outcome is not None and outcome.end in ("failed", "stopped"):
+            raise JobFailedError(f"{order.name}: {outcome.end}: {outcome.details}")
         now = (status.phase, status.round) if status is not None else ("", 0)
         if now != phase:
             phase, phase_s, told = now, time.monotonic(), False
@@ -157,27 +167,40 @@ def stop(config: ServerConfig, name: str) -> None:
         SuperLinkError: The service is not up.
     """
     check_run_name(name)
-    running = load_task(config.state_folder)
-    if running is None or not _goes_on(config, name):
+    task = _task_of(config, name)
+    if task is None:
         raise UsageError(f"{name}: does not run; `convoy runs list` shows what does")
-    (config.state_folder / f"stopped-{running.task.run_id}").touch()
-    stop_run(_private(config), running.task.run_id)
+    stop_run(_private(config), task.run_id)
 
 
-def _goes_on(config: ServerConfig, name: str) -> bool:
-    """Whether the executor works on the run of that name, under whatever id."""
-    from convoy_protos.run_bundle import read_run_bundle  # noqa: PLC0415
+def newest_outcome(outcomes: Mapping[int, RunOutcome], run_id: int) -> RunOutcome | None:
+    """Of a run, or of the one as which it goes on; one that is not over comes before those that are.
 
+    None: the SuperLink does not know it.
+    """
+    asked = outcomes.get(run_id)
+    if asked is None:
+        return None
+    same = [one for one in outcomes.values() if one.bundle_sha256 == asked.bundle_sha256]
+    return next((one for one in same if one.status != "finished"), None) or next(
+        (one for one in same if one.end == "completed"), asked
+    )
+
+
+def _task_of(config: ServerConfig, name: str) -> ServerTask | None:
+    """What the executor works on, if it is the run of that name."""
     running = load_task(config.state_folder)
-    return running is not None and read_run_bundle(running.bundle).get(NAME_KEY) == name
+    if running is None or read_run_bundle(running.bundle).get(NAME_KEY) != name:
+        return None
+    return running.task
 
 
-def _outcome(config: ServerConfig, run_id: int) -> tuple[str, str]:
+def _outcome(config: ServerConfig, run_id: int) -> RunOutcome | None:
     try:
-        return run_outcomes(_private(config)).get(run_id, ("", ""))
+        return newest_outcome(run_outcomes(_private(config)), run_id)
     except SuperLinkError as error:
         logger.warning("%s", error)
-        return "", ""
+        return None
 
 
 def _status(out: Path) -> Status | None:

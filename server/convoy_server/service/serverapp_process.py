@@ -23,6 +23,7 @@ from convoy_server.service.structured_log import set_up_log
 from convoy_server.service.task_file import RunningTask, load_task
 
 FAILED: Final = 3
+INTERRUPTED: Final = 130
 REASON_FILE: Final = "task.failed"
 
 
@@ -32,13 +33,22 @@ def settings_of(running: RunningTask, config: ServerConfig) -> dict[str, Any]:
     Raises:
         ConvoyError: The run was submitted with more than settings, or without a usable name.
     """
-    settings = read_run_bundle(running.bundle)
-    out = config.runs_folder / check_run_name(str(settings.get(NAME_KEY, "")))
+    settings, out = read_run_bundle(running.bundle), run_folder(running, config)
     return settings | {
         OUT_KEY: str(out),
         KEYS_KEY: config.identity.aggregator,
         RESUME_KEY: (out / CHECKPOINT_FOLDER).exists(),
     }
+
+
+def run_folder(running: RunningTask, config: ServerConfig) -> Path:
+    """The run directory of a task.
+
+    Raises:
+        ConvoyError: As `settings_of`.
+    """
+    name = str(read_run_bundle(running.bundle).get(NAME_KEY, ""))
+    return config.runs_folder / check_run_name(name)
 
 
 def main(config_path: Path) -> int:
@@ -62,7 +72,7 @@ def main(config_path: Path) -> int:
         make_server_app(observer=service_observer(out))(grid, context)
         end_status(out, "finished")
     except (RunInterruptedError, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     except ConvoyError as error:
         if out is not None and out.exists():
             end_status(out, "failed", str(error))

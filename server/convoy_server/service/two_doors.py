@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from convoy_protos.errors import ConvoyError
+from convoy_protos.errors import ConvoyError, JobFailedError
 from convoy_protos.flower_internals import make_superlink
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
 from convoy_server.service.structured_log import set_up_log
@@ -50,10 +50,11 @@ def fleet_only(app: App) -> App:
 
 
 def serve(config: ServerConfig) -> None:
-    """Keep both doors open until SIGTERM."""
-    for name in ("FLWR_TELEMETRY_ENABLED", "FLWR_ENABLE_EVENT_LOG"):
-        os.environ[name] = "0"
-    os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    """Keep both doors open until SIGTERM.
+
+    Raises:
+        JobFailedError: One of them cannot be opened, or has closed by itself.
+    """
     door, private = config.fleet_door, config.private_door
     database = str(config.state_folder / DATABASE)
     app = make_superlink(
@@ -64,7 +65,7 @@ def serve(config: ServerConfig) -> None:
         key=door.key,
         ca=door.ca,
     )
-    quiet: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off"}
+    quiet: dict[str, Any] = {"log_config": None, "access_log": False}
     public = uvicorn.Server(
         uvicorn.Config(
             fleet_only(app),
@@ -73,23 +74,37 @@ def serve(config: ServerConfig) -> None:
             ssl_certfile=door.certificate,
             ssl_keyfile=door.key,
             timeout_keep_alive=75,
+            lifespan="off",
             **quiet,
         )
     )
-    thread = threading.Thread(target=_run_without_signals, args=(public,), daemon=True)
-    thread.start()
-    uvicorn.run(
-        app, host=private.host, port=private.port, log_config=None, access_log=False, lifespan="on"
+    inner = uvicorn.Server(
+        uvicorn.Config(app, host=private.host, port=private.port, lifespan="on", **quiet)
     )
-    public.should_exit = True
-    thread.join(timeout=5)
+    closed_early: list[str] = []
 
+    def keep_fleet_door() -> None:
+        # In a thread uvicorn leaves signals alone; they belong to the private door.
+        try:
+            public.run()
+        except SystemExit:  # how uvicorn says that it cannot listen; a thread would swallow it
+            pass
+        finally:
+            if not public.should_exit:
+                closed_early.append(f"[fleet_door] {door.host}:{door.port}")
+                inner.should_exit = True
 
-def _run_without_signals(server: uvicorn.Server) -> None:
-    # Signals belong to the main thread, which serves the private door.
-    import asyncio  # noqa: PLC0415
-
-    asyncio.run(server.serve())
+    thread = threading.Thread(target=keep_fleet_door, name="fleet door")
+    thread.start()
+    try:
+        inner.run()
+    except SystemExit:
+        closed_early.append(f"[private_door] {private.host}:{private.port}")
+    finally:
+        public.should_exit = True
+        thread.join()
+    if closed_early:
+        raise JobFailedError(f"{closed_early[0]}: not open; is the port taken?")
 
 
 def main(config_path: Path) -> None:

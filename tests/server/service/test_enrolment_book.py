@@ -120,6 +120,7 @@ def test_a_request_that_does_not_fit_is_refused(change, refusal):
         openssh(ec.generate_private_key(ec.SECP256R1())),
         openssh(Ed25519PrivateKey.generate()),
     ],
+    ids=["empty", "cut", "long", "P-256", "Ed25519"],
 )
 def test_a_node_key_that_flower_would_not_take_is_refused(node_key):
     def change(request):

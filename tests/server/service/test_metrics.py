@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from small_rounds import line
 from small_server import NOW, small_server
-from test_round_counts import line
 
 from convoy_protos.errors import JobFailedError
 from convoy_protos.findings import problems
@@ -68,10 +68,14 @@ def samples(server):
     status, text = get(server, "/metrics")
     assert status == 200
     return {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (sample.name, run_first(sample.labels)): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def run_first(labels):
+    return tuple(labels[name] for name in sorted(labels, key=lambda name: (name != "run", name)))
 
 
 def begin_run(config, name="night"):

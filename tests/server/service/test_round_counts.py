@@ -3,28 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_rounds import line
 
-from convoy_server.round_log import RoundRecord, to_line
-from convoy_server.rounds import Rejection
 from convoy_server.service.round_counts import RunCounts
-
-
-def line(number, outcome="done"):
-    return to_line(
-        RoundRecord(
-            round=number,
-            outcome=outcome,
-            invited=4,
-            completed=3,
-            lost=1,
-            surplus=0,
-            rejected={"not_finite": 1},
-            uplink_bytes=100,
-            downlink_bytes=10,
-            wall_s=2.0,
-            evaluation_rejections=(Rejection("car1", "malformed", "empty"),),
-        )
-    )
 
 
 def totals(counts):

@@ -1,0 +1,64 @@
+"""A SuperLink behind two doors, as a process, for tests of whatever goes through them."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from small_server import small_server
+
+from convoy_server.service.executor import end_child, start_child
+from convoy_server.service.server_config import ServerConfig
+
+SERVER_TOML = """\
+state = "state"
+[fleet_door]
+host = "127.0.0.1"
+port = {fleet_door}
+certificate = "tls/server.pem"
+key = "tls/server.key"
+ca = "tls/tls-ca.pem"
+[private_door]
+port = {private_door}
+[services]
+host = "127.0.0.1"
+port = {services}
+[metrics]
+port = {metrics}
+[identity]
+aggregator = "aggregator"
+"""
+
+
+def server_in(folder: Path) -> tuple[ServerConfig, Path]:
+    """A configuration whose certificates are valid today, and its file."""
+    config = small_server(folder, made=datetime.now(UTC))
+    file = folder / "server.toml"
+    file.write_text(SERVER_TOML.format(**config.ports))
+    return config, file
+
+
+@contextmanager
+def open_doors(config: ServerConfig, file: Path) -> Iterator[None]:
+    """The SuperLink answers meanwhile."""
+    process = start_child("two_doors", file)
+    try:
+        for port in (config.fleet_door.port, config.private_door.port):
+            _wait_until_open(process, port)
+        yield
+    finally:
+        end_child(process)
+
+
+def _wait_until_open(process: subprocess.Popen[bytes], port: int) -> None:
+    end_s = time.monotonic() + 120
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, "the SuperLink ended"
+        assert time.monotonic() < end_s, "the SuperLink does not listen"
+        time.sleep(0.1)
