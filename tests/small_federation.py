@@ -30,12 +30,15 @@ from convoy_simulation.vehicles import AGGREGATOR, write_vehicle_files
 NO_FAULTS = FaultConfig()
 
 
-def protect(fleet: SmallFleet, update: UpdateConfig, **changes: Any) -> dict[int, dict[str, str]]:
+def protect(
+    fleet: SmallFleet, update: UpdateConfig, *, units: int = 0, **changes: Any
+) -> dict[int, dict[str, str]]:
     """Give every vehicle an identity and the server keys; node configurations of these vehicles.
 
     Args:
         fleet: Whose vehicles.
-        update: What they agree to.
+        update: What they agree to; roadside units come after them, where it asks for mask helpers.
+        units: Roadside units; 0: as many as it asks for.
         changes: To every vehicle's own configuration.
     """
     own = [
@@ -43,7 +46,7 @@ def protect(fleet: SmallFleet, update: UpdateConfig, **changes: Any) -> dict[int
         for path in fleet.vehicles.values()
     ]
     folder = Path(tempfile.mkdtemp(dir=fleet.fleet_file.parent))
-    files = write_vehicle_files(own, folder, update)
+    files = write_vehicle_files(own, folder, update, units)
     return {100 + index: {"vehicle-config": str(file)} for index, file in enumerate(files)}
 
 

@@ -43,6 +43,8 @@ class ShardRecord:
         step: Of the quantizer, in parameter units.
         culprits: Who sent wrong shares.
         given_up: Why there is no sum; None where there is one.
+        helpers: Whom the vehicles masked for; none: they masked pairwise with each other.
+        helpers_lost: Helpers whose mask sum did not come or was refused.
     """
 
     vehicles: tuple[str, ...]
@@ -53,6 +55,8 @@ class ShardRecord:
     step: float
     culprits: tuple[str, ...] = ()
     given_up: str | None = None
+    helpers: tuple[str, ...] = ()
+    helpers_lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from convoy_protos.v1.secure_sum_pb2 import SumTerms
 from convoy_server.admission import Expectation
 from convoy_server.cohort import into_shards
 from convoy_server.run_config import RunConfig
-from convoy_server.secure_sums import Ask, ShardSum, SumKind, run_secure_sums
+from convoy_server.secure_sums import run_secure_sums
+from convoy_server.shard_sums import Ask, ShardSum, SumKind
 
 logger = logging.getLogger(__name__)
 

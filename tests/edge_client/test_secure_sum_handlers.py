@@ -188,7 +188,7 @@ class Sum:
         )
         lane_sum.subtract(masks_P)
         counters = dict(zip(SUM_COUNTERS, map(int, counters_C - masks_C), strict=True))
-        return lanes.decode(lane_sum.lanes_P), counters
+        return lanes.decode(lane_sum.lanes_P, len(self.blobs)), counters
 
 
 def secrets_in(session):

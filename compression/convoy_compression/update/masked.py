@@ -168,7 +168,7 @@ class MaskedFormat:
         """
         return unpack(payload, self.padded_count, self.modulus_bits)
 
-    def decode(self, sum_P: Lanes, vehicles: int = 1) -> DecodedSum:
+    def decode(self, sum_P: Lanes, vehicles: int) -> DecodedSum:
         """The sum of so many updates behind a sum of lanes without masks."""
         limit = overflow_limit(self.modulus_bits, vehicles)
         if not self.parameter_count:
