@@ -37,6 +37,7 @@ RUN_ID = "small run"
 ROUND = 7
 SCHEMA = bytes(range(32))
 MODEL = bytes(32)
+SETTINGS = b"t" * 32
 
 Spoil = Callable[[bytes], RecordDict | bytes | Exception | None]
 """Instead of a vehicle's reply: other content, other bytes, an error, or no reply at all (None)."""

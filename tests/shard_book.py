@@ -3,7 +3,7 @@
 import hashlib
 
 import numpy as np
-from masked_cars import MODEL, ROUND, RUN_ID, SCHEMA, plain_mean
+from masked_cars import MODEL, ROUND, RUN_ID, SCHEMA, SETTINGS, plain_mean
 
 from convoy_compression.update.range_control import first_sigma, step_for
 from convoy_compression.update.rotation import layout_of
@@ -47,6 +47,7 @@ class Book:
                 attempt=attempt,
                 model_digest=MODEL,
                 schema_digest=SCHEMA,
+                settings_digest=SETTINGS,
                 parameter_count=PARAMETERS,
                 modulus_bits=self.modulus_bits,
                 step=step_for(sigma * weight, self.modulus_bits),

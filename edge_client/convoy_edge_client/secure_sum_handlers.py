@@ -315,6 +315,8 @@ def _check_same(update: Waiting, terms: Terms) -> None:
         "round": (update.round_number, fields.round),
         "model": (update.model_digest, fields.model_digest),
         "schema": (update.schema_digest, fields.schema_digest),
+        # Or one vehicle could be made to learn while the others of its sum stand still.
+        "set of settings": (update.settings_digest, fields.settings_digest),
         "length": (update.parameter_count, fields.parameter_count),
     }
     for what, (ours, theirs) in asked.items():

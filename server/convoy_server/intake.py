@@ -170,6 +170,7 @@ class MaskedIntake:
         expected: Expectation,
         state: UpdateState,
         model_digest: bytes,
+        settings_digest: bytes,
         *,
         keys: Party,
         ask: Ask,
@@ -185,6 +186,7 @@ class MaskedIntake:
             expected: What every upload must say about itself.
             state: From the round before.
             model_digest: Of the global model that training begins with.
+            settings_digest: Of the settings that vehicles train by.
             keys: Whose fleet this is.
             ask: How messages travel.
             now: For certificates.
@@ -199,6 +201,7 @@ class MaskedIntake:
         self._expected = expected
         self._state = state
         self._model_digest = model_digest
+        self._settings_digest = settings_digest
         self._keys = keys
         self._ask = ask
         self._now = now
@@ -282,6 +285,7 @@ class MaskedIntake:
             attempt=attempt,
             model_digest=self._model_digest,
             schema_digest=self._expected.schema_digest,
+            settings_digest=self._settings_digest,
             parameter_count=self._expected.parameter_count,
             modulus_bits=update.modulus_bits,
             step=step,

@@ -55,6 +55,7 @@ def sum_scores(
     run: RunConfig,
     expected: Expectation,
     model_digest: bytes,
+    settings_digest: bytes,
     *,
     keys: Party,
     ask: Ask,
@@ -67,6 +68,7 @@ def sum_scores(
         run: What to do.
         expected: What an update of this round must say about itself.
         model_digest: Of the model that was scored.
+        settings_digest: Of the settings that scoring goes by.
         keys: Whose fleet this is.
         ask: How messages travel.
         now: For certificates.
@@ -91,6 +93,7 @@ def sum_scores(
             attempt=attempt,
             model_digest=model_digest,
             schema_digest=expected.schema_digest,
+            settings_digest=settings_digest,
             parameter_count=0,
             modulus_bits=MIN_MODULUS_BITS,
             step=1.0,

@@ -48,7 +48,7 @@ from convoy_protos.flower_messages import (
     read_evaluation,
 )
 from convoy_protos.protection import Protection, protection_of
-from convoy_protos.settings import to_table
+from convoy_protos.settings import settings_digest, to_table
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 from convoy_protos.v1.secure_sum_pb2 import HelperKey
 from convoy_server.admission import Expectation, refuse_failed, refuse_foreign
@@ -277,6 +277,7 @@ class FleetStrategy(Strategy):
             names={node: name for name, node in everybody.items()},
             nodes=everybody,
             model=model,
+            settings_json=self._settings_json(server_round, update_state.clip_norm),
             update_state=update_state,
             optimizer_state=checkpoint.optimizer_state,
             clip_norm=update_state.clip_norm,
@@ -423,6 +424,7 @@ class FleetStrategy(Strategy):
                 current.expected,
                 current.update_state,
                 current.model.digest,
+                settings_digest(current.settings_json),
                 keys=self._keys,
                 ask=lambda kind, requests: self._ask(current, kind, requests),
                 now=self._utc_now,
@@ -552,6 +554,7 @@ class FleetStrategy(Strategy):
             self._run,
             current.expected,
             current.sent_model,
+            settings_digest(current.settings_json),
             keys=self._keys,
             ask=lambda kind, requests: self._ask(current, kind, requests),
             now=self._utc_now,
@@ -664,19 +667,21 @@ class FleetStrategy(Strategy):
         current.addresses = Addresses(messages)
         return messages, contents
 
-    def _instructions(self, current: RoundInProgress, model: PublishedModel) -> RoundInstructions:
-        run, number = self._run, current.state.number
-        factor = learning_rate_factor(number, run.round)
-        rate = run.training.learning_rate * factor
-        training = dataclasses.replace(run.training, learning_rate=rate)
-        privacy = dataclasses.replace(run.privacy, clip_norm=current.clip_norm)
+    def _settings_json(self, number: int, clip_norm: float | None) -> str:
+        """What vehicles go by in a round."""
+        run = self._run
+        rate = run.training.learning_rate * learning_rate_factor(number, run.round)
         tables = {
             "data": run.data,
             "model": run.model,
-            "training": training,
-            "privacy": privacy,
+            "training": dataclasses.replace(run.training, learning_rate=rate),
+            "privacy": dataclasses.replace(run.privacy, clip_norm=clip_norm),
             "update": run.update,
         }
+        return json.dumps({name: to_table(table) for name, table in tables.items()}, sort_keys=True)
+
+    def _instructions(self, current: RoundInProgress, model: PublishedModel) -> RoundInstructions:
+        run, number = self._run, current.state.number
         sealed = protection_of(self._codec) is Protection.SEALED
         keys = self._keys
         # Whom vehicles seal to may be revoked; with pairwise masks the roster brings the list.
@@ -689,9 +694,7 @@ class FleetStrategy(Strategy):
             schema_digest=self._schema.digest,
             model_digest=model.digest,
             codec=self._codec,
-            settings_json=json.dumps(
-                {name: to_table(table) for name, table in tables.items()}, sort_keys=True
-            ),
+            settings_json=current.settings_json,
             aggregator=(
                 sign_sealing_key(keys.sealing_key, keys.identity)
                 if sealed and keys is not None and keys.sealing_key is not None

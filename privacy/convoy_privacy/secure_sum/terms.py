@@ -185,6 +185,7 @@ def _checks(terms: SumTerms) -> dict[str, bool]:
         "attempt": terms.attempt >= 1,
         "model_digest": len(terms.model_digest) == DIGEST_BYTES,
         "schema_digest": len(terms.schema_digest) == DIGEST_BYTES,
+        "settings_digest": len(terms.settings_digest) == DIGEST_BYTES,
         # Without a vector there are counters alone, which nobody helps with.
         "parameter_count": (1 if helped else 0) <= terms.parameter_count <= _MAX_PARAMETERS,
         "modulus_bits": MIN_MODULUS_BITS <= terms.modulus_bits <= MAX_MODULUS_BITS,

@@ -53,6 +53,7 @@ class SumTerms(_message.Message):
     HELPERS_FIELD_NUMBER: _builtins.int
     COHORT_FIELD_NUMBER: _builtins.int
     COUNT_NOISE_VARIANCE_FIELD_NUMBER: _builtins.int
+    SETTINGS_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     """from 1"""
@@ -85,6 +86,8 @@ class SumTerms(_message.Message):
     """every update weighs the same, whatever its examples"""
     count_noise_variance: _builtins.float
     """of the count of clipped updates; 0: under noise it is not told"""
+    settings_digest: _builtins.bytes
+    """SHA-256 of RoundInstructions.settings_json: all do the same work"""
     @_builtins.property
     def helpers(self) -> _containers.RepeatedCompositeFieldContainer[Global___HelperKey]:
         """mask helpers; none means pairwise masks"""
@@ -115,10 +118,11 @@ class SumTerms(_message.Message):
         helpers: _abc.Iterable[Global___HelperKey] | None = ...,
         cohort: _abc.Iterable[_builtins.str] | None = ...,
         count_noise_variance: _builtins.float = ...,
+        settings_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clip_norm", b"clip_norm", "codec_seed", b"codec_seed", "cohort", b"cohort", "count_noise_variance", b"count_noise_variance", "deadline_s", b"deadline_s", "equal_weights", b"equal_weights", "helpers", b"helpers", "minimum_cohort", b"minimum_cohort", "model_digest", b"model_digest", "modulus_bits", b"modulus_bits", "noise_variance", b"noise_variance", "parameter_count", b"parameter_count", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "shard", b"shard", "step", b"step", "weight_cap", b"weight_cap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clip_norm", b"clip_norm", "codec_seed", b"codec_seed", "cohort", b"cohort", "count_noise_variance", b"count_noise_variance", "deadline_s", b"deadline_s", "equal_weights", b"equal_weights", "helpers", b"helpers", "minimum_cohort", b"minimum_cohort", "model_digest", b"model_digest", "modulus_bits", b"modulus_bits", "noise_variance", b"noise_variance", "parameter_count", b"parameter_count", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "settings_digest", b"settings_digest", "shard", b"shard", "step", b"step", "weight_cap", b"weight_cap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
