@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from convoy_protos.errors import MalformedMessageError
 from convoy_protos.flower_messages import QUERY_PROFILE, read_profile
 from convoy_protos.v1.federation_pb2 import VehicleProfile
+from convoy_protos.v1.secure_sum_pb2 import HelperKey
 from convoy_server.admission import one_line, refuse_failed
 from convoy_server.errors import RefusedReplyError
 
@@ -31,10 +32,14 @@ class Introduction:
     Attributes:
         vehicle_id: Unique in the fleet.
         train_examples: Training examples it has.
+        helper: What seeds are sealed to, if it says that it is a mask helper; not checked.
+        helper_only: Whether it never trains.
     """
 
     vehicle_id: str
     train_examples: int
+    helper: HelperKey | None = None
+    helper_only: bool = False
 
 
 class Addresses:
@@ -102,10 +107,22 @@ class VehicleDirectory:
         """Nodes by the name of their vehicle."""
         return {self.name_of(node): node for node in nodes}
 
+    def training(self, nodes: Iterable[int]) -> dict[str, int]:
+        """The same without those that only help to mask."""
+        known = self._introductions
+        return self.nodes_by_name(
+            node for node in nodes if node not in known or not known[node].helper_only
+        )
+
+    def helpers(self, nodes: Iterable[int]) -> dict[str, HelperKey]:
+        """What those nodes that say they are mask helpers offer, by name."""
+        known = [self._introductions[node] for node in nodes if node in self._introductions]
+        return {one.vehicle_id: one.helper for one in known if one.helper is not None}
+
     def examples(self) -> dict[str, int]:
-        """Training examples by vehicle id, of those that introduced themselves."""
+        """Training examples by vehicle id, of those that introduced themselves and train."""
         known = sorted(self._introductions.values(), key=lambda one: one.vehicle_id)
-        return {one.vehicle_id: one.train_examples for one in known}
+        return {one.vehicle_id: one.train_examples for one in known if not one.helper_only}
 
     def _admit(self, node: int, introduction: Introduction) -> None:
         if introduction.vehicle_id in {one.vehicle_id for one in self._introductions.values()}:
@@ -138,4 +155,9 @@ def read_introduction(reply: Message, max_examples: int) -> Introduction:
             "bad_example_count",
             f"expected at most {max_examples}, got {profile.train_examples}",
         )
-    return Introduction(name, profile.train_examples)
+    return Introduction(
+        name,
+        profile.train_examples,
+        helper=profile.helper if profile.HasField("helper") else None,
+        helper_only=profile.helper_only,
+    )

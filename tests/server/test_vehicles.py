@@ -7,6 +7,7 @@ from flwr.app import Error, Message, RecordDict
 from convoy_protos.flower_internals import error_reply, server_identity, set_message_id
 from convoy_protos.flower_messages import profile_content
 from convoy_protos.v1.federation_pb2 import VehicleProfile
+from convoy_protos.v1.secure_sum_pb2 import HelperKey
 from convoy_server.errors import RefusedReplyError
 from convoy_server.vehicles import Addresses, VehicleDirectory, read_introduction
 
@@ -45,6 +46,37 @@ def test_what_is_no_name_or_no_count_is_refused(question, profile, reason):
     with pytest.raises(RefusedReplyError) as error:
         read_introduction(introduction(question, **profile), max_examples=1000)
     assert error.value.reason == reason
+
+
+def test_who_only_helps_is_a_node_that_is_never_asked_to_train():
+    unit = HelperKey(suite="x25519", sealing_key=b"k")
+    said = {
+        100: VehicleProfile(vehicle_id="car0", train_examples=50),
+        101: VehicleProfile(vehicle_id="car1", train_examples=60, helper=unit),
+        102: VehicleProfile(vehicle_id="roadside", helper=unit, helper_only=True),
+    }
+
+    class Grid:
+        def get_node_ids(self):
+            return list(said)
+
+        def send_and_receive(self, messages, timeout=None):
+            del timeout
+            for message in messages:
+                set_message_id(message, f"m{message.metadata.dst_node_id}")
+            for message in messages:
+                content = profile_content(said[message.metadata.dst_node_id])
+                yield Message(content, reply_to=message)
+
+    directory = VehicleDirectory(max_examples=1000)
+    with server_identity():
+        directory.meet(Grid(), 1.0)
+
+    assert directory.nodes_by_name(said) == {"car0": 100, "car1": 101, "roadside": 102}
+    assert directory.training([*said, 103]) == {"car0": 100, "car1": 101, "node-103": 103}
+    assert directory.examples() == {"car0": 50, "car1": 60}
+    assert directory.helpers([*said, 103]) == {"car1": unit, "roadside": unit}
+    assert directory.helpers([100, 101]) == {"car1": unit}
 
 
 def test_a_client_that_failed_is_refused_with_what_it_said(question):
