@@ -16,7 +16,7 @@ from convoy_driving.errors import ModelFileError
 from convoy_driving.training_state import TrainingState, read_state, write_state
 from convoy_edge_client.agent.watch import Guard, GuardWatch
 from convoy_edge_client.errors import AgentStoppedError, NotNowError
-from convoy_edge_client.training_breaks import TrainingBreak
+from convoy_edge_client.training_breaks import GiveWay, TrainingBreak
 from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.key_files import write_file
 
@@ -121,17 +121,35 @@ class PausedTraining:
             yield TrainingBreak(resume=self._shelf.get(work), between_batches=between_batches)
         self._shelf.clear()
 
+    @contextlib.contextmanager
+    def giving_way(self, deadline_s: float) -> Iterator[GiveWay]:
+        """Watch the machine for work that begins anew if it is refused; from its first piece on.
+
+        Raises:
+            NotNowError: Inside, from the callback: the deadline passed while work waited.
+            AgentStoppedError: Inside, from the callback: the agent was asked to stop.
+        """
+        with contextlib.ExitStack() as stack:
+            watch: GuardWatch | None = None
+
+            def give_way() -> None:
+                nonlocal watch
+                if watch is None:  # what is in the cache costs no look at the machine
+                    watch = stack.enter_context(GuardWatch(self._guard, self._check_every_s))
+                if self._stop.is_set() or not watch.verdict.may_work:
+                    self._wait(watch, deadline_s)
+
+            yield give_way
+
     def _wait(self, watch: GuardWatch, deadline_s: float) -> None:
         started_s = self._unix_s()
         verdict = watch.verdict
         if not self._stop.is_set():
-            logger.info("training pauses: %s", verdict.reason)
+            logger.info("work pauses: %s", verdict.reason)
         while not verdict.may_work and not self._stop.is_set() and self._unix_s() < deadline_s:
             verdict = watch.wait_until_clear(min(_LOOK_UP_S, deadline_s - self._unix_s()))
         if self._stop.is_set():
-            raise AgentStoppedError(
-                "the agent was asked to stop; training goes on at its next start"
-            )
+            raise AgentStoppedError("the agent was asked to stop; work goes on at its next start")
         if not verdict.may_work:
             raise NotNowError(verdict.reason, verdict.retry_after_s)
-        logger.info("training goes on after %.1f s", self._unix_s() - started_s)
+        logger.info("work goes on after %.1f s", self._unix_s() - started_s)

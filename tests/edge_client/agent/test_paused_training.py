@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +22,11 @@ from convoy_edge_client.agent.watch import Guard
 from convoy_edge_client.app import make_client_app
 from convoy_edge_client.errors import AgentStoppedError, NotNowError
 from convoy_edge_client.training_breaks import work_digest
-from convoy_edge_client.vehicle_config import VehicleConfig, load_vehicle_config
+from convoy_edge_client.vehicle_config import (
+    VehicleConfig,
+    load_vehicle_config,
+    save_vehicle_config,
+)
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.flower_internals import make_context, server_identity
 from convoy_protos.flower_messages import instructions_content, model_array, read_update
@@ -187,9 +192,72 @@ def test_a_disk_that_takes_nothing_does_not_end_training(tmp_path, caplog):
     assert "cannot be kept for later" in caplog.text
 
 
+def test_what_is_in_the_cache_costs_no_look_at_the_machine(tmp_path):
+    machine = Machine(DRIVES)
+    with machine.breaks(tmp_path).giving_way(2e9):
+        pass
+    assert not machine.looked.acquire(blocking=False)
+
+
+def test_work_gives_way_between_two_pieces_and_goes_on_when_the_machine_is_free(tmp_path):
+    machine = Machine(DRIVES)
+    done = []
+    with machine.breaks(tmp_path).giving_way(2e9) as give_way:
+        waiting = threading.Thread(target=lambda: done.append(give_way()))
+        waiting.start()
+        for _ in range(3):
+            machine.looked.acquire()
+        assert not done
+        machine.readings = CALM
+        waiting.join()
+        give_way()
+    assert done
+
+
+def test_work_that_waited_until_its_deadline_is_refused_with_the_reason(tmp_path):
+    breaks = Machine(DRIVES).breaks(tmp_path, unix_s=lambda: 1000.0)
+    with (
+        pytest.raises(NotNowError, match="driving needs the machine"),
+        breaks.giving_way(1000.0) as give_way,
+    ):
+        give_way()
+
+
+def test_work_ends_when_the_agent_is_asked_to_stop(tmp_path):
+    stop = threading.Event()
+    with Machine().breaks(tmp_path, stop=stop).giving_way(2e9) as give_way:
+        give_way()
+        stop.set()
+        with pytest.raises(AgentStoppedError, match="next start"):
+            give_way()
+
+
+@pytest.mark.parametrize("kind", ["query.profile", "train", "evaluate"])
+def test_every_message_that_needs_recordings_decodes_them_with_breaks(
+    small_fleet, train_message, tmp_path, kind
+):
+    vehicle = load_vehicle_config(small_fleet.vehicles["car0"])
+    new = replace(vehicle, cache_dir=str(tmp_path / "cache"))
+    save_vehicle_config(new, tmp_path / "vehicle.json")
+    breaks = Machine(DRIVES).breaks(tmp_path)
+    app = make_client_app(breaks=breaks)
+
+    with pytest.raises(NotNowError, match="driving needs the machine"):
+        train_message(app, ttl_s=0.01, kind=kind, vehicle_file=tmp_path / "vehicle.json")
+
+    assert not list((tmp_path / "cache").glob("*.frames"))
+
+
+def test_evaluation_gives_way_between_two_batches(train_message, tmp_path):
+    train_message(make_client_app(), kind="evaluate")  # now the frames are in the cache
+    machine = Machine(DRIVES)
+    with pytest.raises(NotNowError, match="driving needs the machine"):
+        train_message(make_client_app(breaks=machine.breaks(tmp_path)), ttl_s=0.01, kind="evaluate")
+
+
 @pytest.fixture(scope="module")
 def train_message(small_fleet):
-    """Give an app the same round's work; its update's bytes."""
+    """Give an app the same round's work; what it answers, of training its update's bytes."""
     before = torch.get_num_threads()
     network = build_model(MODEL, DATA.frame_height, DATA.frame_width, seed=1)
     global_N = flatten(network)
@@ -208,11 +276,12 @@ def train_message(small_fleet):
         settings_json=json.dumps(settings),
     )
 
-    def send(app, ttl_s=3600.0):
-        context = make_context(5, {"vehicle-config": str(small_fleet.vehicles["car0"])})
+    def send(app, ttl_s=3600.0, kind="train", vehicle_file=small_fleet.vehicles["car0"]):
+        context = make_context(5, {"vehicle-config": str(vehicle_file)})
         content = instructions_content(instructions, model_array(global_N))
         with server_identity():
-            return read_update(app(Message(content, 5, "train", ttl=ttl_s), context).content)
+            reply = app(Message(content, 5, kind, ttl=ttl_s), context)
+        return read_update(reply.content) if kind == "train" else reply
 
     send.instructions = instructions
     yield send

@@ -252,13 +252,16 @@ def test_a_device_that_is_needed_elsewhere_says_not_now_and_why(tmp_path):
     busy = Verdict(
         may_work=False, reason="driving needs the machine", retry_after_s=10.0, hot=False
     )
-    keys = server.ask("a", "train"), server.ask("bb", "query.echo")
+    kinds = "train", "evaluate", "query.profile", "query.echo"
+    keys = [server.ask("bb" + kind, kind) for kind in kinds]
 
     Device(tmp_path, server, verdict=busy).work_until_idle()
 
-    work, moment = map(server.answer_to, keys)
-    assert work.error.reason == f"{NOT_NOW}driving needs the machine"
-    assert moment.content["answer"]["text"] == "bb!"  # takes no time and ends what was begun
+    *work, moment = map(server.answer_to, keys)
+    assert {one.error.reason for one in work} == {f"{NOT_NOW}driving needs the machine"}
+    assert (
+        moment.content["answer"]["text"] == "bbquery.echo!"
+    )  # takes no time and ends what was begun
 
 
 @pytest.mark.parametrize(
