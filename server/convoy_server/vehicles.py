@@ -93,6 +93,8 @@ class VehicleDirectory:
             try:
                 answers[sender] = read_introduction(reply, self._max_examples)
             except RefusedReplyError as error:
+                if error.reason == "not_now":  # a vehicle that drives when a run starts
+                    self._attempts[sender] -= 1
                 logger.warning("node %d did not introduce itself: %s", sender, error)
         # In the order of node ids, not of arrival: who may keep a name must not be a race.
         for node in sorted(answers):

@@ -4,7 +4,12 @@ import pytest
 from fleet_double import fleet_grid
 from flwr.app import Error, Message, RecordDict
 
-from convoy_protos.flower_internals import error_reply, server_identity, set_message_id
+from convoy_protos.flower_internals import (
+    CLIENT_APP_RAISED,
+    error_reply,
+    server_identity,
+    set_message_id,
+)
 from convoy_protos.flower_messages import profile_content
 from convoy_protos.v1.federation_pb2 import VehicleProfile
 from convoy_protos.v1.secure_sum_pb2 import HelperKey
@@ -46,6 +51,33 @@ def test_what_is_no_name_or_no_count_is_refused(question, profile, reason):
     with pytest.raises(RefusedReplyError) as error:
         read_introduction(introduction(question, **profile), max_examples=1000)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "asked"),
+    [("not now: driving needs the machine", 9), ("ValueError: no recordings", 3)],
+)
+def test_who_cannot_introduce_itself_now_is_asked_again_in_every_round(reason, asked):
+    """A vehicle that drives when a run starts comes home in the evening."""
+
+    class Grid:
+        questions = 0
+
+        def get_node_ids(self):
+            return [7]
+
+        def send_and_receive(self, messages, timeout=None):
+            del timeout
+            for message in messages:
+                self.questions += 1
+                set_message_id(message, "m7")
+                yield error_reply(message, CLIENT_APP_RAISED, reason)
+
+    grid, directory = Grid(), VehicleDirectory(max_examples=1000)
+    with server_identity():
+        for _ in range(9):
+            directory.meet(grid, 1.0)
+    assert grid.questions == asked
 
 
 def test_who_only_helps_is_a_node_that_is_never_asked_to_train():
