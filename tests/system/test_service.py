@@ -167,8 +167,9 @@ def test_a_run_survives_the_death_of_every_process(serve, tmp_path):
     assert [line["round"] for line in round_lines(out)] == list(range(1, rounds + 1))
     assert all(line["outcome"] == "done" for line in round_lines(out))
     verify_audit(out)
-    agents = [service.processes[name] for name in fleet.vehicles]
-    assert all(agent.poll() is None for agent in agents)
+    for name in fleet.vehicles:
+        assert service.processes[name].poll() is None
+        assert "connected as node" in (tmp_path / f"{name}.log").read_text()
 
 
 @pytest.mark.slow
