@@ -37,14 +37,12 @@ class ServiceHealth:
         processes: What it supervises.
         superlink_answers: Whether Flower's SuperLink answered when it was asked last.
         executor_alive: Whether runs that are submitted are started.
-        queue: Runs that wait for their turn.
         draining: Whether the service is on its way down: nothing new is begun.
     """
 
     processes: tuple[ProcessHealth, ...] = ()
     superlink_answers: bool = False
     executor_alive: bool = False
-    queue: int = 0
     draining: bool = False
 
 
