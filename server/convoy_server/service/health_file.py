@@ -11,6 +11,10 @@ from convoy_server.storage import write_file
 
 HEALTH_FILE: Final = "health.json"
 
+HEALTH_EVERY_S: Final = 2.0
+HEALTH_LASTS_S: Final = 10.0
+"""An older one says nothing about now."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessHealth:

@@ -21,7 +21,13 @@ from typing import Final
 import psutil
 
 from convoy_server.service.child_processes import PATIENCE_S, end_child, start_child
-from convoy_server.service.health_file import ProcessHealth, ServiceHealth, load_health, save_health
+from convoy_server.service.health_file import (
+    HEALTH_EVERY_S,
+    ProcessHealth,
+    ServiceHealth,
+    load_health,
+    save_health,
+)
 from convoy_server.service.metrics import start_metrics
 from convoy_server.service.restart_policy import RestartPolicy
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
@@ -31,7 +37,6 @@ from convoy_server.service.two_doors import HEALTH_PATH
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 0.2
-HEALTH_EVERY_S: Final = 2.0
 
 
 @dataclass(slots=True)
