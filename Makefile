@@ -9,7 +9,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test quick fuzz bench lint types layers stubs stubs-check docs docs-check check lock clean
+.PHONY: help setup setup-dev demo test drills quick fuzz bench lint types layers stubs stubs-check docs docs-check check lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,11 @@ demo: setup ## record a small fleet, train it together, release an int8 model, w
 test: setup-dev ## every test
 	$(BIN)/pytest -n 2 --dist loadfile
 
+drills: setup-dev ## minutes each: kills, bad links, many agents; as root for the links
+	$(BIN)/pytest -m drill -n 0 -o log_cli=true --log-cli-level=INFO tests/system
+
 quick: setup-dev ## the tests that take less than a second each
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 -m 'not slow and not drill'
 
 fuzz: setup-dev .venv-fuzz/ready ## feed every decoder hostile bytes, FUZZ_SECONDS each; FUZZ=name for one
 	PYTHONPATH=.venv-fuzz $(BIN)/python tests/fuzz/long_run.py $(FUZZ_SECONDS) $(FUZZ)
