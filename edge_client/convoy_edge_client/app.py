@@ -7,13 +7,14 @@ it sits the round out and continues with the next as if nothing had happened.
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
-from convoy_edge_client import secure_sum_handlers
+from convoy_edge_client import mask_helper_handler, secure_sum_handlers
 from convoy_edge_client.evaluation_handler import evaluation_of
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
@@ -24,11 +25,13 @@ from convoy_edge_client.training_breaks import TrainingBreaks
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
 from convoy_edge_client.vehicle_config import VehicleConfig, vehicle_of
+from convoy_edge_client.vehicle_party import keep_revocations
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
     answer_content,
     evaluation_content,
+    helped_upload_content,
     instructions_digest,
     profile_content,
     read_instructions,
@@ -85,6 +88,17 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
     def unmask(message: Message, context: Context) -> Message:
         return _exchange(secure_sum_handlers.unmask, message, context)
 
+    @client_app.train("helped")
+    def helped_upload(message: Message, context: Context) -> Message:
+        blob, seeds = secure_sum_handlers.helped_upload(
+            read_request(message.content), context.state, vehicle_of(context)
+        )
+        return Message(helped_upload_content(blob, seeds), reply_to=message)
+
+    @client_app.query("mask_sum")
+    def mask_sum(message: Message, context: Context) -> Message:
+        return _exchange(mask_helper_handler.mask_sum, message, context)
+
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
@@ -117,6 +131,8 @@ def _train(
         deadline_s=message.metadata.created_at + message.metadata.ttl,
     )
     if protection_of(instructions.codec) is Protection.MASKED:
+        if instructions.revocations:
+            keep_revocations(Path(vehicle.identity), instructions.revocations)
         keep(update, state)
         return trained_content(_notice(update, vehicle))
     drop(state)

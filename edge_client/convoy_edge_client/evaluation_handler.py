@@ -24,6 +24,7 @@ from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.envelope import COUNTER_SCALE, SCORE_COUNTERS
 from convoy_protos.protection import Protection, protection_of
+from convoy_protos.settings import settings_digest
 from convoy_protos.v1.federation_pb2 import Evaluation, RoundInstructions
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ def _scores(counts: EvaluationCounts, instructions: RoundInstructions) -> LocalS
         round_number=instructions.round,
         schema_digest=instructions.schema_digest,
         model_digest=instructions.model_digest,
+        settings_digest=settings_digest(instructions.settings_json),
         counters=score_counters(counts),
     )
 

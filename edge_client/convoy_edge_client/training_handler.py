@@ -20,6 +20,7 @@ from convoy_edge_client.local_update import LocalUpdate
 from convoy_edge_client.training_breaks import TrainingBreak, TrainingBreaks, work_digest
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
+from convoy_protos.settings import settings_digest
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def trained_update(
         round_number=instructions.round,
         schema_digest=schema.digest,
         model_digest=instructions.model_digest,
+        settings_digest=settings_digest(instructions.settings_json),
         update_N=sent.gather(update_N),
         example_count=result.example_count,
         train_loss=result.train_loss,

@@ -62,6 +62,7 @@ from convoy_simulation.vehicles import (
     check_sum_size,
     decode,
     recorded_vehicles,
+    roadside_units,
     simulated_vehicles,
     write_vehicle_files,
 )
@@ -114,7 +115,8 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
         if drives:
             check_unseen(scenario.fleet, scenario.closed_loop.track_seeds)
         vehicles = gather_vehicles(scenario, plan, observer)
-        check_vehicles(scenario.faults, [vehicle.vehicle_id for vehicle in vehicles])
+        units = roadside_units(scenario.update, scenario.fleet.roadside_units)
+        check_vehicles(scenario.faults, [*(vehicle.vehicle_id for vehicle in vehicles), *units])
         check_sum_size(scenario.update, scenario.round, len(vehicles))
         result = run_rounds(scenario, plan, vehicles, observer)
         trained = compare(scenario, plan.out, vehicles, observer)
@@ -172,7 +174,7 @@ def run_rounds(
     results: list[FederationResult] = []
     server_app = make_server_app(observer, results.append, canary_of(scenario, plan.cache_dir))
     folder = plan.out / "fleet"
-    files = write_vehicle_files(vehicles, folder, scenario.update)
+    files = write_vehicle_files(vehicles, folder, scenario.update, scenario.fleet.roadside_units)
     nodes: dict[int, UserConfig] = {
         FIRST_NODE + index: {NODE_CONFIG_KEY: str(file)} for index, file in enumerate(files)
     }

@@ -63,7 +63,10 @@ def check_command(words):
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_commands_are_understood(path):
     for words in command_lines((ROOT / path).read_text()):
-        check_command(words)
+        try:
+            check_command(words)
+        except (KeyError, click.UsageError) as error:
+            pytest.fail(f"convoy {' '.join(words)}: {error}")
 
 
 @pytest.mark.parametrize(
