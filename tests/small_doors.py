@@ -29,17 +29,22 @@ port = {services}
 [metrics]
 port = {metrics}
 [identity]
-aggregator = "aggregator"
+aggregator = "{aggregator}"
 [runs]
 keep_free_mb = 1
 """
 
 
-def server_in(folder: Path) -> tuple[ServerConfig, Path]:
-    """A configuration whose certificates are valid today, and its file."""
+def server_in(folder: Path, aggregator: Path | str = "aggregator") -> tuple[ServerConfig, Path]:
+    """A configuration whose certificates are valid today, and its file.
+
+    Args:
+        folder: Where everything is made.
+        aggregator: Whose identity the file names; without it, one of a fleet without vehicles.
+    """
     config = small_server(folder, made=datetime.now(UTC))
     file = folder / "server.toml"
-    file.write_text(SERVER_TOML.format(**config.ports))
+    file.write_text(SERVER_TOML.format(aggregator=aggregator, **config.ports))
     return config, file
 
 

@@ -21,7 +21,7 @@ from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
 from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
-from convoy_edge_client.training_breaks import TrainingBreaks
+from convoy_edge_client.training_breaks import GiveWay, TrainingBreaks, giving_way
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
 from convoy_edge_client.vehicle_config import VehicleConfig, vehicle_of
@@ -52,7 +52,7 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
 
     Args:
         mods: Flower mods around every handler, outermost first.
-        breaks: Who decides when training pauses; None: nobody.
+        breaks: Who decides when work pauses; None: nobody.
     """
     warm = WarmCache()
     client_app = ClientApp(mods=list(mods))
@@ -60,8 +60,9 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
     @client_app.query("profile")
     def profile(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        content = profile_content(profile_of(vehicle, _data_config(context), warm))
-        return Message(content, reply_to=message)
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            found = profile_of(vehicle, _data_config(context), warm, give_way)
+        return Message(profile_content(found), reply_to=message)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:
@@ -102,7 +103,9 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        return Message(_evaluate(message.content, vehicle, context.state, warm), reply_to=message)
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            content = _evaluate(message.content, vehicle, context.state, warm, give_way)
+        return Message(content, reply_to=message)
 
     return client_app
 
@@ -128,7 +131,7 @@ def _train(
         vehicle,
         warm,
         breaks=breaks,
-        deadline_s=message.metadata.created_at + message.metadata.ttl,
+        deadline_s=_deadline_s(message),
     )
     if protection_of(instructions.codec) is Protection.MASKED:
         if instructions.revocations:
@@ -141,16 +144,25 @@ def _train(
 
 
 def _evaluate(
-    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+    content: RecordDict,
+    vehicle: VehicleConfig,
+    state: RecordDict,
+    warm: WarmCache,
+    give_way: GiveWay,
 ) -> RecordDict:
     """Score the global model; then tell, or keep it for a sum of scores."""
     instructions = read_instructions(content)
     global_N = received_model(content, instructions, warm.models(vehicle))
-    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm)
+    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm, give_way)
     if scores is not None:
         check_not_earlier(scores.run_id, scores.round_number, state)
         keep(scores, state)
     return evaluation_content(evaluation)
+
+
+def _deadline_s(message: Message) -> float:
+    """Unix time after which nobody waits for the answer any more."""
+    return float(message.metadata.created_at + message.metadata.ttl)
 
 
 def _notice(update: LocalUpdate, vehicle: VehicleConfig) -> Trained:

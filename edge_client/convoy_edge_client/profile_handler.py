@@ -3,6 +3,7 @@
 import numpy as np
 
 from convoy_driving.data_config import DataConfig
+from convoy_edge_client.training_breaks import GiveWay, go_on
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.vehicle_party import helper_party_of
 from convoy_edge_client.warm_cache import WarmCache
@@ -11,8 +12,16 @@ from convoy_protos.v1.federation_pb2 import VehicleProfile
 from convoy_protos.v1.secure_sum_pb2 import HelperKey
 
 
-def profile_of(vehicle: VehicleConfig, data: DataConfig, warm: WarmCache) -> VehicleProfile:
+def profile_of(
+    vehicle: VehicleConfig, data: DataConfig, warm: WarmCache, give_way: GiveWay = go_on
+) -> VehicleProfile:
     """Counts of training examples, none where the vehicle keeps them; decodes recordings that were never seen before.
+
+    Args:
+        vehicle: Who is asked.
+        data: How frames and examples are made.
+        warm: Its recordings.
+        give_way: Called between two frames that are decoded.
 
     Raises:
         RecordingsMissingError: They are not where the configuration says.
@@ -24,7 +33,7 @@ def profile_of(vehicle: VehicleConfig, data: DataConfig, warm: WarmCache) -> Veh
             helper=_helper_key(vehicle),
             helper_only=not vehicle.recordings,
         )
-    dataset = warm.dataset(vehicle, data)
+    dataset = warm.dataset(vehicle, data, give_way)
     classes_N = dataset.steering_classes()[dataset.train_indices]
     return VehicleProfile(
         vehicle_id=vehicle.vehicle_id,

@@ -17,7 +17,12 @@ from convoy_edge_client.devices import prepare_device
 from convoy_edge_client.errors import DivergedTrainingError
 from convoy_edge_client.instructions import RoundSettings, check_schema
 from convoy_edge_client.local_update import LocalUpdate
-from convoy_edge_client.training_breaks import TrainingBreak, TrainingBreaks, work_digest
+from convoy_edge_client.training_breaks import (
+    TrainingBreak,
+    TrainingBreaks,
+    giving_way,
+    work_digest,
+)
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.settings import settings_digest
@@ -47,7 +52,7 @@ def trained_update(
         global_N: The global model.
         vehicle: Who trains.
         warm: Its recordings and networks.
-        breaks: Who decides when training pauses; None: nobody.
+        breaks: Who decides when work pauses; None: nobody.
         deadline_s: Unix time after which nobody waits for the update any more; only breaks ask.
 
     Raises:
@@ -58,7 +63,8 @@ def trained_update(
     """
     started_s = time.monotonic()
     device = prepare_device(vehicle)
-    dataset = warm.dataset(vehicle, settings.data)
+    with giving_way(breaks, deadline_s) as give_way:
+        dataset = warm.dataset(vehicle, settings.data, give_way)
     size = (settings.data.frame_height, settings.data.frame_width)
     with warm.network(settings.model, *size, device) as (model, schema):
         check_schema(instructions, global_N, schema)

@@ -95,7 +95,7 @@ class VehicleDirectory:
                 answers[sender] = read_introduction(reply, self._max_examples)
             except RefusedReplyError as error:
                 logger.warning("node %d did not introduce itself: %s", sender, error)
-                if error.reason == "not_now":  # it may later
+                if error.reason == "not_now":  # a vehicle that drives when a run starts
                     self._attempts[sender] -= 1
         # In the order of node ids, not of arrival: who may keep a name must not be a race.
         for node in sorted(answers):

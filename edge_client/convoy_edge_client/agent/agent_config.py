@@ -7,6 +7,7 @@ Its owner writes it; the server never sees it and cannot widen it. deploy/agent.
       identity/          certificate and key of the device (convoy_privacy.party)
       node.key           EC P-384, OpenSSH: how Flower's SuperLink knows the node
       server-ca.pem      the TLS CA of the fleet's server, pinned
+      traffic.json       how much has gone over the network this month
       training/          what training had learned when it had to pause
 """
 
@@ -26,6 +27,7 @@ CACHE_FOLDER: Final = "cache"
 IDENTITY_FOLDER: Final = "identity"
 NODE_KEY: Final = "node.key"
 ROOT_CERTIFICATES: Final = "server-ca.pem"
+TRAFFIC_FILE: Final = "traffic.json"
 TRAINING_FOLDER: Final = "training"
 
 NetworkKind = Literal["ethernet", "wifi", "cellular"]
@@ -248,6 +250,11 @@ class AgentConfig:
     def identity_path(self) -> Path:
         """The device's certificate and key."""
         return Path(self.vehicle.identity)
+
+    @property
+    def traffic_path(self) -> Path:
+        """How much has gone over the network this month."""
+        return self.state_path / TRAFFIC_FILE
 
     @property
     def training_path(self) -> Path:
