@@ -2,11 +2,12 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
-from deployed_paths import DEPLOY
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 SECONDS_BEYOND = 60
 
 
