@@ -5,7 +5,7 @@ known as "node-<id>", takes part under that name and is refused under it.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,9 +74,10 @@ class VehicleDirectory:
 
     def meet(self, grid: Grid, timeout_s: float) -> None:
         """Ask every node that has not introduced itself, a few times at most."""
+        connected = frozenset(grid.get_node_ids())
         strangers = [
             node
-            for node in sorted(grid.get_node_ids())
+            for node in sorted(connected)
             if node not in self._introductions and self._attempts.get(node, 0) < _MAX_ATTEMPTS
         ]
         if not strangers:
@@ -93,12 +94,12 @@ class VehicleDirectory:
             try:
                 answers[sender] = read_introduction(reply, self._max_examples)
             except RefusedReplyError as error:
+                logger.warning("node %d did not introduce itself: %s", sender, error)
                 if error.reason == "not_now":  # a vehicle that drives when a run starts
                     self._attempts[sender] -= 1
-                logger.warning("node %d did not introduce itself: %s", sender, error)
         # In the order of node ids, not of arrival: who may keep a name must not be a race.
         for node in sorted(answers):
-            self._admit(node, answers[node])
+            self._admit(node, answers[node], connected)
 
     def name_of(self, node: int) -> str:
         """The vehicle's id, or "node-<id>"."""
@@ -126,14 +127,18 @@ class VehicleDirectory:
         known = sorted(self._introductions.values(), key=lambda one: one.vehicle_id)
         return {one.vehicle_id: one.train_examples for one in known if not one.helper_only}
 
-    def _admit(self, node: int, introduction: Introduction) -> None:
-        if introduction.vehicle_id in {one.vehicle_id for one in self._introductions.values()}:
+    def _admit(self, node: int, introduction: Introduction, connected: Collection[int]) -> None:
+        name = introduction.vehicle_id
+        others = [other for other, one in self._introductions.items() if one.vehicle_id == name]
+        if any(other in connected for other in others):
             logger.warning(
-                "node %d claims the id %s of another node and keeps its number",
-                node,
-                introduction.vehicle_id,
+                "node %d claims the id %s of another node and keeps its number", node, name
             )
             return
+        for other in others:
+            logger.info("vehicle %s is back as node %d; it was node %d", name, node, other)
+            # Should that one come back as well, it must introduce itself again.
+            del self._introductions[other], self._attempts[other]
         self._introductions[node] = introduction
 
 

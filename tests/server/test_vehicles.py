@@ -111,6 +111,37 @@ def test_who_only_helps_is_a_node_that_is_never_asked_to_train():
     assert directory.helpers([100, 101]) == {"car1": unit}
 
 
+class ChangingFleet:
+    """A grid whose nodes come and go; each says what `said` holds for it."""
+
+    def __init__(self, **said):
+        self.said = {int(node.removeprefix("node")): name for node, name in said.items()}
+
+    def get_node_ids(self):
+        return list(self.said)
+
+    def send_and_receive(self, messages, timeout=None):
+        del timeout
+        for message in messages:
+            set_message_id(message, f"m{message.metadata.dst_node_id}")
+        for message in messages:
+            name = self.said[message.metadata.dst_node_id]
+            yield Message(profile_content(VehicleProfile(vehicle_id=name)), reply_to=message)
+
+
+def test_a_vehicle_that_comes_back_as_another_node_has_its_name_again():
+    fleet, directory = ChangingFleet(node7="car0", node8="car1"), VehicleDirectory(1000)
+    with server_identity():
+        directory.meet(fleet, 1.0)
+        fleet.said = {8: "car1", 9: "car0", 10: "car1"}
+        directory.meet(fleet, 1.0)
+        # Node 10 has claimed what node 8 has while that one is there.
+        assert directory.nodes_by_name([8, 9, 10]) == {"car1": 8, "car0": 9, "node-10": 10}
+        fleet.said = {7: "car0", 9: "car0"}
+        directory.meet(fleet, 1.0)
+        assert directory.nodes_by_name([7, 9]) == {"node-7": 7, "car0": 9}
+
+
 def test_a_client_that_failed_is_refused_with_what_it_said(question):
     with pytest.raises(RefusedReplyError, match="client_error: no battery"):
         read_introduction(error_reply(question, 2, "no\nbattery"), max_examples=1)

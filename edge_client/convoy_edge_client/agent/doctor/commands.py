@@ -1,6 +1,5 @@
 """The verb `convoy doctor`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +8,6 @@ from rich.console import Console
 
 AGENT_TOML = Path("agent.toml")
 """Where `convoy agent` looks for it as well."""
-
-PIPED_WIDTH = 1000
-"""Columns where there is no terminal that has a width: one line a finding, whatever its length."""
 
 
 def doctor(
@@ -39,6 +35,5 @@ def doctor(
     if as_json:
         print(findings_json(findings))
     else:
-        terminal = sys.stdout.isatty()
-        print_findings(findings, Console() if terminal else Console(width=PIPED_WIDTH))
+        print_findings(findings, Console())
     return 1 if problems(findings) else 0
