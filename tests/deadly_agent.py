@@ -83,7 +83,7 @@ def main(folder, address, ca, killed_at):
     while not stop.is_set():
         if not resident.step():
             stop.wait(0.1)
-    link.close()
+    link.close(goodbye=not resident.holds_work)
 
 
 if __name__ == "__main__":

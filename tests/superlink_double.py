@@ -56,6 +56,8 @@ class SuperLinkDouble:
         eager: Whether the ServerApp takes a reply as soon as it is announced.
         waiting: Instructions that no node has been given, by id.
         lost: Instructions that were given to a node that has never heard of them.
+        activations: How often the node introduced itself.
+        goodbyes: How often it took its leave.
         known: Whether it takes heartbeats of the node.
         run_over: Nothing of the run is taken any more.
         settings: That the run was submitted with.
@@ -73,6 +75,7 @@ class SuperLinkDouble:
     sessions: dict = field(default_factory=dict)
     confirmed: list = field(default_factory=list)
     activations: int = 0
+    goodbyes: int = 0
     known: bool = True
     lost: list = field(default_factory=list)
     run_over: bool = False
@@ -111,7 +114,7 @@ class SuperLinkDouble:
         return self._call(self._activate)
 
     def deactivate(self):
-        return None
+        self.goodbyes += 1
 
     def close(self):
         return None

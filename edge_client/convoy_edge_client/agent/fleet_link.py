@@ -120,12 +120,19 @@ class FleetLink:
         if not self._heartbeats.is_alive():
             self._heartbeats.start()
 
-    def close(self) -> None:
-        """Say goodbye if the server is there to hear it."""
-        try:
-            self._connection.deactivate()
-        except LinkError as error:
-            logger.info("left without a goodbye: %s", error)
+    def close(self, *, goodbye: bool) -> None:
+        """Leave.
+
+        Args:
+            goodbye: Tell the server, if it is there to hear it: it then takes for lost what this node was
+                asked and has not answered. Without it, it does so after two heartbeats: who is back by
+                then goes on.
+        """
+        if goodbye:
+            try:
+                self._connection.deactivate()
+            except LinkError as error:
+                logger.info("left without a goodbye: %s", error)
         self._connection.close()
 
     def announcement(self) -> Parcel | None:

@@ -64,6 +64,11 @@ class Resident:
         self._outbox = Shelf(state / "outbox")
         self._record = UploadRecord(state / "outbox.sent")
 
+    @property
+    def holds_work(self) -> bool:
+        """Whether a message waits for its answer, or an answer for the link."""
+        return self._inbox.get() is not None or self._outbox.get() is not None
+
     def step(self) -> bool:
         """Do the next thing there is to do; False: there is nothing.
 
@@ -181,7 +186,7 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0
         except AgentStoppedError:  # before the first message
             return 0
         finally:
-            link.close()
+            link.close(goodbye=not resident.holds_work)
 
 
 def work_on(

@@ -108,7 +108,7 @@ class Device:
 
     def boot(self):
         self.births += 1
-        link = FleetLink(self.server, self.stop, chance=lambda: 0.5, pulls=1)
+        link = self.link = FleetLink(self.server, self.stop, chance=lambda: 0.5, pulls=1)
         answering = Answering(
             make_app=lambda: echo_app(self.calls),
             vehicle_file="vehicle.json",
@@ -327,6 +327,25 @@ def test_a_car_that_is_parked_again_and_again_is_not_blamed_on_the_message(tmp_p
     assert server.answer_to(key).content["answer"]["text"] == "a!"
 
 
+def test_whoever_holds_work_leaves_without_a_goodbye(tmp_path):
+    """The server would take the work for lost at once, and the next start would do it in vain."""
+    server = SuperLinkDouble()
+    device = Device(tmp_path, server)
+    resident = device.boot()
+    assert not resident.holds_work
+
+    server.ask("a", "query.park")
+    with pytest.raises(AgentStoppedError):
+        resident.step()
+
+    assert resident.holds_work
+    link = FleetLink(server, device.stop)
+    link.close(goodbye=not resident.holds_work)
+    assert server.goodbyes == 0
+    link.close(goodbye=True)
+    assert server.goodbyes == 1
+
+
 def test_a_message_that_is_none_is_dropped(tmp_path, caplog):
     server = SuperLinkDouble()
     key = server.ask("a")
@@ -429,6 +448,16 @@ def test_after_a_crash_an_agent_goes_on_as_the_node_it_was(node_id, known, activ
     link = FleetLink(server, stop, node_id=node_id)
     link.open()
     assert (link.node_id, server.activations) == (42, activations)
+
+
+def test_the_link_measures_what_it_carries_so_that_pieces_fit_it(tmp_path):
+    server = SuperLinkDouble()
+    server.ask("a")
+    device = Device(tmp_path, server)
+
+    device.work_until_idle()
+
+    assert device.link.throughput.bytes_per_s > 0
 
 
 def test_a_message_is_confirmed_once(tmp_path):
