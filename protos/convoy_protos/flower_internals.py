@@ -737,7 +737,9 @@ def _impatient_grid(private_address: str, token: str) -> Any:
     from flwr.superlink.grid import HttpGrid  # noqa: PLC0415
 
     class ImpatientGrid(HttpGrid):
-        """Keeps what has come of replies that are on their way."""
+        """Keeps what has come of replies that are on their way; yields one reply after the other."""
+
+        yields_replies = True
 
         def __init__(self) -> None:
             super().__init__(private_address, insecure=True, token=token)
@@ -748,8 +750,8 @@ def _impatient_grid(private_address: str, token: str) -> Any:
             self._coming.clear()
             return super().push_messages(messages)
 
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            """Replies to these that have come whole."""
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+            """Replies to these that have come whole; the next one is put together when it is asked for."""
             asked = list(message_ids)
             unseen = [key for key in asked if key not in self._coming]
             if unseen:
@@ -761,10 +763,13 @@ def _impatient_grid(private_address: str, token: str) -> Any:
                     self._coming[message.metadata.reply_to_message_id] = _ComingReply(
                         root=tree.object_id, missing=object_ids(tree.SerializeToString())
                     )
-            replies = [self._finished(key) for key in asked if key in self._coming]
-            return [reply for reply in replies if reply is not None]
+            for key in [key for key in asked if key in self._coming]:
+                box = self._finished(key)
+                if box:
+                    yield box.pop()
 
-        def _finished(self, key: str) -> Message | None:
+        def _finished(self, key: str) -> list[Message]:
+            """The reply alone in a list, so that nobody holds it once it is taken; none: it is coming."""
             coming = self._coming[key]
             while coming.missing:
                 request = PullObjectRequest(
@@ -773,9 +778,9 @@ def _impatient_grid(private_address: str, token: str) -> Any:
                 answer = self._runtime_client.PullObject(request)
                 if not answer.object_found:
                     del self._coming[key]
-                    return _lost_reply(self.run.run_id, key, "it never came whole")
+                    return [_lost_reply(self.run.run_id, key, "it never came whole")]
                 if not answer.object_available:
-                    return None
+                    return []
                 coming.contents[coming.missing.pop()] = answer.object_content
             del self._coming[key]
             self._runtime_client.ConfirmMessageReceived(
@@ -784,9 +789,9 @@ def _impatient_grid(private_address: str, token: str) -> Any:
                 )
             )
             try:
-                return _inflated(coming.root, coming.contents)
+                return [_inflated(coming.root, coming.contents)]
             except MalformedMessageError as error:
-                return _lost_reply(self.run.run_id, key, str(error))
+                return [_lost_reply(self.run.run_id, key, str(error))]
 
     return ImpatientGrid()
 

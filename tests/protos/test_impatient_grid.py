@@ -1,5 +1,6 @@
 """The ServerApp's grid waits for no reply that is on its way, and no reply ends a run."""
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from convoy_protos.flower_internals import (
     server_identity,
     set_message_id,
 )
+from convoy_server.polling_grid import PollingGrid
 
 RUN_ID, NODE_ID = 7, 42
 
@@ -105,9 +107,9 @@ def test_an_object_that_has_come_is_not_asked_for_again(grid, runtime):
     runtime.announced[key] = (bare, tree)
     *late, root = object_ids(tree)
     runtime.stored[root] = objects[root]
-    grid.pull_messages([key])
+    assert list(grid.pull_messages([key])) == []
     runtime.stored |= {object_id: objects[object_id] for object_id in late}
-    grid.pull_messages([key])
+    assert len(list(grid.pull_messages([key]))) == 1
     assert runtime.pulled.count(root) == 1
 
 
@@ -157,6 +159,27 @@ def test_what_came_of_a_reply_is_let_go_when_something_else_is_asked(grid, runti
     grid.push_messages([])
 
     assert not grid._coming
+
+
+def test_replies_are_put_together_one_by_one(grid, runtime):
+    """Of a cohort's updates one is in memory at a time."""
+    keys = []
+    for text in ("one", "two"):
+        key, bare, tree, objects = a_reply(text)
+        runtime.announced[key] = (bare, tree)
+        runtime.stored |= objects
+        keys.append(key)
+    polling = PollingGrid(grid)
+    boxes = polling._boxes(keys)
+
+    key, box = next(boxes)
+    reply = weakref.ref(box.pop())
+    assert reply() is None
+    assert key == keys[0]
+    assert len(runtime.confirmed) == 1
+    key, box = next(boxes)
+    assert box.pop().content["update"]["a"].data == b"two"
+    assert list(boxes) == []
 
 
 def test_an_object_that_is_twice_in_a_reply_is_asked_for_once(grid, runtime):
