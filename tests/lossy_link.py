@@ -5,6 +5,7 @@ a thread that carries packets between them as netem would: a packet is lost or n
 before it are sent at the link's rate, and travels. TCP is the kernel's own on both sides. Needs root.
 """
 
+import contextlib
 import fcntl
 import heapq
 import os
@@ -55,6 +56,7 @@ class LossyLink:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._carry, name="lossy link")
         self._ends: list[int] = []
+        self._made = contextlib.ExitStack()
 
     def command(self, *arguments: str) -> list[str]:
         """A command line that runs on the far host."""
@@ -69,26 +71,29 @@ class LossyLink:
         self._is_cut.clear()
 
     def __enter__(self) -> "LossyLink":
-        _run("ip", "netns", "add", self._namespace)
-        near, far = "convoy-near0", "convoy-far0"
-        self._ends = [_tun(near), _tun(far)]
-        _run("ip", "link", "set", far, "netns", self._namespace)
-        for prefix, device, own, other in (
-            ([], near, HERE, THERE),
-            (self.command(), far, THERE, HERE),
-        ):
-            _run(*prefix, "ip", "address", "add", own, "peer", other, "dev", device)
-            _run(*prefix, "ip", "link", "set", device, "up")
-        _run(*self.command("ip", "link", "set", "lo", "up"))
-        self._thread.start()
+        with contextlib.ExitStack() as stack:
+            _run("ip", "netns", "add", self._namespace)
+            stack.callback(_run, "ip", "netns", "delete", self._namespace)
+            near, far = "convoy-near0", "convoy-far0"
+            for name in (near, far):
+                self._ends.append(_tun(name))
+                stack.callback(os.close, self._ends[-1])
+            _run("ip", "link", "set", far, "netns", self._namespace)
+            for prefix, device, own, other in (
+                ([], near, HERE, THERE),
+                (self.command(), far, THERE, HERE),
+            ):
+                _run(*prefix, "ip", "address", "add", own, "peer", other, "dev", device)
+                _run(*prefix, "ip", "link", "set", device, "up")
+            _run(*self.command("ip", "link", "set", "lo", "up"))
+            self._thread.start()
+            self._made = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        for end in self._ends:
-            os.close(end)
-        _run("ip", "netns", "delete", self._namespace)
+        self._made.close()
 
     def _carry(self) -> None:
         travelling: list[tuple[float, int, int, bytes]] = []

@@ -8,7 +8,7 @@ tests/protos/test_flower_internals.py says which.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.app.message import make_message
@@ -16,6 +16,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from convoy_protos.door_bell import BELL_PATH, HOLD_S, MAX_HEARD
 from convoy_protos.errors import (
     LinkDownError,
     LinkRefusedError,
@@ -171,6 +172,9 @@ def _control(private_address: str) -> Iterator[Any]:
 
 _CALL_BYTES = 1500
 """Headers, signature and TLS records of a call and its answer, about."""
+_BELL_BYTES = 700
+"""The same of a wait at the door, which is not signed."""
+_BELL_PATIENCE_S = HOLD_S + 10.0
 _KEEP_OPEN_S = 60.0
 """Longer than the pause between two questions, shorter than what the server allows (75 s)."""
 
@@ -226,8 +230,8 @@ class FleetConnection:
         )
         # Flower's client lets go of a connection after 5 s: every question of an idle node would begin
         # with a handshake, which costs three times what the question does.
-        transport: Any = self._client._client._transport
-        transport._pool._keepalive_expiry = _KEEP_OPEN_S
+        self._http: Any = self._client._client
+        self._http._transport._pool._keepalive_expiry = _KEEP_OPEN_S
 
     def close(self) -> None:
         """Close the connection; the server learns nothing by it."""
@@ -281,6 +285,26 @@ class FleetConnection:
             return None
         message, tree = response.messages_list[0], response.message_object_trees[0]
         return message.metadata.run_id, message.SerializeToString(), tree.SerializeToString()
+
+    def wait_for_call(self, heard: str) -> str | None:
+        """Wait until a message may be there, for `door_bell.HOLD_S` at most.
+
+        Args:
+            heard: What this returned last; empty at first.
+
+        Returns:
+            What has been heard by now; None: the server has no bell.
+        """
+        import httpx  # noqa: PLC0415
+
+        self._count_bytes(_BELL_BYTES)
+        question = {"node": str(self._node.node_id), "heard": heard}
+        with _fleet_errors():
+            answer = self._http.get(BELL_PATH, params=question, timeout=_BELL_PATIENCE_S)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+        return str(answer.text)[:MAX_HEARD]
 
     def pull_object(self, run_id: int, object_id: str) -> bytes | None:
         """The bytes of an object; None: the server does not have it whole yet."""
@@ -498,6 +522,22 @@ def record_from_bytes(content: bytes) -> RecordDict:
 
 
 # The SuperLink itself, and what executes a run's ServerApp. For the server alone.
+
+
+PUSH_PATH: Final = "/v1/runtime/push-messages"
+"""Where a ServerApp hands its messages to the SuperLink."""
+
+
+def addressed_nodes(request: bytes) -> set[int]:
+    """To which nodes the messages go that a ServerApp hands over at PUSH_PATH; none where it hands over none."""
+    from flwr.proto.runtime_pb2 import PushAppMessagesRequest  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+    try:
+        messages = PushAppMessagesRequest.FromString(request).messages_list
+    except DecodeError:
+        return set()
+    return {message.metadata.dst_node_id for message in messages}
 
 
 def make_superlink(

@@ -68,8 +68,8 @@ def test_a_million_parameters_come_through(tmp_path, cut):
     lines = round_lines(out)
     assert [line["outcome"] for line in lines] == ["done", "done"]
     assert all(far in line["shards"][0]["summed"] for line in lines)
-    payload_up = sum(line["bytes"][far]["uplink"] for line in lines)
-    payload_down = sum(line["bytes"][far]["downlink"] for line in lines)
+    payload_up = sum(line["bytes_by_vehicle"][far]["uplink"] for line in lines)
+    payload_down = sum(line["bytes_by_vehicle"][far]["downlink"] for line in lines)
     logger.info(
         "first round %.0f s; on the interface, over the payload: up %d / %d = %.3f, down %d / %d = %.3f, "
         "both %.3f",

@@ -20,8 +20,8 @@ _UNKNOWN_CHUNK_BYTES: Final = 1 << 18
 _OLD_SHARE: Final = 0.5
 
 
-def poll_pause_s(idle_s: float, slowest_s: float, chance: float) -> float:
-    """How long to wait before asking again.
+def pause_s(idle_s: float, slowest_s: float, chance: float, *, called: bool) -> float:
+    """How long to wait before asking again, without a call.
 
     While a run is under way there is a message every second or so, and asking is cheap beside it. A tenth
     of the idle time beyond that makes the first message of the next run late by a tenth at most.
@@ -30,7 +30,10 @@ def poll_pause_s(idle_s: float, slowest_s: float, chance: float) -> float:
         idle_s: Since the last message.
         slowest_s: Longest wait.
         chance: Uniform in [0, 1).
+        called: Whether the server calls when there is work; then asking is for the call that was lost.
     """
+    if called:
+        return _jittered(slowest_s, chance)
     quiet_s = max(0.0, idle_s - BUSY_S)
     settled_s = FASTEST_POLL_S if idle_s < 5.0 else 0.25
     return _jittered(min(max(settled_s, quiet_s / 10.0), slowest_s), chance)

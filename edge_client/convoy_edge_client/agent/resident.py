@@ -23,8 +23,9 @@ from flwr.clientapp import ClientApp
 
 from convoy_edge_client.agent.agent_config import AgentConfig
 from convoy_edge_client.agent.answering import Answering
+from convoy_edge_client.agent.calls import Calls
 from convoy_edge_client.agent.fleet_link import FleetLink
-from convoy_edge_client.agent.link_pace import BackOff, poll_pause_s
+from convoy_edge_client.agent.link_pace import BackOff, pause_s
 from convoy_edge_client.agent.parcels import Parcel, Shelf
 from convoy_edge_client.agent.probes import Probes
 from convoy_edge_client.agent.renewal import renew_if_due
@@ -182,7 +183,9 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0
             chores.do()
             link.open()
             keep(node_file, b"%d\n" % link.node_id, durable=True)
-            return work_on(resident, config, stop, chores.do, once_s)
+            calls = Calls(connection, stop)
+            calls.listen()
+            return work_on(resident, config, stop, chores.do, calls, once_s=once_s)
         except AgentStoppedError:  # before the first message
             return 0
         finally:
@@ -194,6 +197,8 @@ def work_on(
     config: AgentConfig,
     stop: threading.Event,
     do_chores: Callable[[], None],
+    calls: Calls,
+    *,
     once_s: float,
 ) -> int:
     """Step after step until asked to stop; see `run_agent`."""
@@ -217,7 +222,9 @@ def work_on(
         if once_s and idle_s > once_s:
             break
         do_chores()
-        stop.wait(poll_pause_s(idle_s, config.link.slowest_poll_s, random.random()))  # noqa: S311
+        slowest_s, chance = config.link.slowest_poll_s, random.random()  # noqa: S311
+        longest_s = pause_s(idle_s, slowest_s, chance, called=calls.listening)
+        calls.wait(min(longest_s, once_s) if once_s else longest_s)
     return answered
 
 

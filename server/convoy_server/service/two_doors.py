@@ -1,6 +1,6 @@
 """Flower's SuperLink behind two doors, as a process: `python -m convoy_server.service.two_doors server.toml`.
 
-    fleet door     TLS, signed by the node's key: Flower's fleet paths and /health, nothing else
+    fleet door     TLS, signed by the node's key: Flower's fleet paths, /health and the bell, nothing else
     private door   plain HTTP on loopback: everything, so also starting runs and listing nodes
 
 In Flower's open-source SuperLink whoever reaches its one port may start runs; so vehicles must not.
@@ -16,8 +16,10 @@ from typing import Any, Final
 
 import uvicorn
 
+from convoy_protos.door_bell import BELL_PATH
 from convoy_protos.errors import ConvoyError, JobFailedError
-from convoy_protos.flower_internals import make_superlink
+from convoy_protos.flower_internals import PUSH_PATH, addressed_nodes, make_superlink
+from convoy_server.service.door_bell import DoorBell, read_query
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
 from convoy_server.service.structured_log import set_up_log
 
@@ -33,20 +35,56 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def fleet_only(app: App) -> App:
-    """The app with everything but the fleet's paths and its health taken away, as if it were not there."""
+def fleet_only(app: App, bell: DoorBell) -> App:
+    """The bell, and the app with all but the fleet's paths and its health taken away, as if it were not there."""
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] != "http" or not (path.startswith(FLEET_PATHS) or path == HEALTH_PATH):
-            if scope["type"] == "http":
-                await send({"type": "http.response.start", "status": 404, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
+        if scope["type"] != "http":
             return
-        scope.setdefault("state", {})
-        await app(scope, receive, send)
+        path = scope.get("path", "")
+        if path == BELL_PATH:
+            await _wait_at(bell, scope, send)
+        elif path.startswith(FLEET_PATHS) or path == HEALTH_PATH:
+            scope.setdefault("state", {})
+            await app(scope, receive, send)
+        else:
+            await _answer(send, 404)
 
     return door
+
+
+def ringing(app: App, bell: DoorBell) -> App:
+    """The app, and whoever gets a message through it is called."""
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PUSH_PATH:
+            await app(scope, receive, send)
+            return
+        parts: list[bytes] = []
+
+        async def listen() -> MutableMapping[str, Any]:
+            event = await receive()
+            parts.append(event.get("body", b""))
+            return event
+
+        await app(scope, listen, send)
+        bell.ring(addressed_nodes(b"".join(parts)))
+
+    return door
+
+
+async def _wait_at(bell: DoorBell, scope: Scope, send: Send) -> None:
+    query = read_query(scope.get("query_string", b""))
+    if scope["method"] != "GET" or query is None:
+        await _answer(send, 400)
+        return
+    await _answer(send, 200, (await bell.heard(*query)).encode())
+
+
+async def _answer(send: Send, status: int, body: bytes = b"") -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def serve(config: ServerConfig) -> None:
@@ -65,10 +103,11 @@ def serve(config: ServerConfig) -> None:
         key=door.key,
         ca=door.ca,
     )
+    bell = DoorBell()
     quiet: dict[str, Any] = {"log_config": None, "access_log": False}
     public = uvicorn.Server(
         uvicorn.Config(
-            fleet_only(app),
+            fleet_only(app, bell),
             host=door.host,
             port=door.port,
             ssl_certfile=door.certificate,
@@ -79,7 +118,9 @@ def serve(config: ServerConfig) -> None:
         )
     )
     inner = uvicorn.Server(
-        uvicorn.Config(app, host=private.host, port=private.port, lifespan="on", **quiet)
+        uvicorn.Config(
+            ringing(app, bell), host=private.host, port=private.port, lifespan="on", **quiet
+        )
     )
     closed_early: list[str] = []
 

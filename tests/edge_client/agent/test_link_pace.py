@@ -8,7 +8,7 @@ from convoy_edge_client.agent.link_pace import (
     SMALLEST_CHUNK_BYTES,
     BackOff,
     Throughput,
-    poll_pause_s,
+    pause_s,
 )
 
 chances = st.floats(0.0, 1.0, exclude_max=True)
@@ -26,17 +26,22 @@ MIB = 1 << 20
     ],
 )
 def test_the_longer_nothing_came_the_seldomer_the_agent_asks(idle_s, low_s, high_s):
-    assert low_s < poll_pause_s(idle_s, 30.0, 0.0) <= poll_pause_s(idle_s, 30.0, 0.99) < high_s
+    assert (
+        low_s
+        < pause_s(idle_s, 30.0, 0.0, called=False)
+        <= pause_s(idle_s, 30.0, 0.99, called=False)
+        < high_s
+    )
 
 
 def test_an_idle_agent_asks_a_few_times_a_minute():
     """A question over TLS that is open takes about 1.5 kB; 50 kB a minute is the limit."""
-    assert 60.0 / poll_pause_s(3600.0, 30.0, 0.0) < 3.0
+    assert 60.0 / pause_s(3600.0, 30.0, 0.0, called=False) < 3.0
 
 
 @given(chances, chances)
 def test_two_agents_are_not_in_step(one, other):
-    pauses = [poll_pause_s(3600.0, 30.0, chance) for chance in (one, other)]
+    pauses = [pause_s(3600.0, 30.0, chance, called=False) for chance in (one, other)]
     assert (pauses[0] == pauses[1]) == (abs(one - other) < 1e-12)
 
 
@@ -83,3 +88,8 @@ def test_the_throughput_follows_the_link_and_small_objects_say_nothing():
     for _ in range(10):
         slow = slow.measured(MIB, 100.0)
     assert slow.bytes_per_s < 0.02 * MIB
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 10.0, 3600.0])
+def test_who_is_called_asks_only_for_calls_that_were_lost(idle_s):
+    assert 20.0 < pause_s(idle_s, 30.0, 0.0, called=True) < 30.0

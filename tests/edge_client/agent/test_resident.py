@@ -37,6 +37,15 @@ def memory_disk():
         yield
 
 
+class Silent:
+    """Nobody calls, and waiting for a call takes no time."""
+
+    listening = False
+
+    def wait(self, longest_s):
+        """See Calls."""
+
+
 class Impatient:
     """In place of a threading.Event: no wait takes any time."""
 
@@ -398,7 +407,7 @@ CONFIG = AgentConfig(
 def test_a_disk_or_a_server_that_refuses_is_waited_for(error, caplog):
     steps = Steps(True, error, True, AgentStoppedError("stop"))
 
-    assert work_on(steps, CONFIG, Impatient(), lambda: None, 0.0) == 2
+    assert work_on(steps, CONFIG, Impatient(), lambda: None, Silent(), once_s=0.0) == 2
 
     assert str(error) in caplog.text
     assert steps.steps == []
@@ -407,7 +416,7 @@ def test_a_disk_or_a_server_that_refuses_is_waited_for(error, caplog):
 def test_a_trial_ends_when_no_more_work_comes():
     chores = []
     steps = Steps(True, *[False] * 50)
-    assert work_on(steps, CONFIG, Impatient(), lambda: chores.append(1), 1e-9) == 1
+    assert work_on(steps, CONFIG, Impatient(), lambda: chores.append(1), Silent(), once_s=1e-9) == 1
     assert len(steps.steps) > 40
 
 

@@ -13,6 +13,7 @@ from small_server import small_server
 
 from convoy_protos.flower_internals import make_superlink, run_outcomes
 from convoy_server.service.child_processes import end_child, start_child
+from convoy_server.service.door_bell import DoorBell
 from convoy_server.service.two_doors import FLEET_PATHS, HEALTH_PATH, fleet_only
 
 
@@ -147,7 +148,9 @@ def test_websockets_are_not_let_through():
     async def app(scope, _receive, _send):
         asked.append(scope)
 
-    asyncio.run(fleet_only(app)({"type": "websocket", "path": "/v1/fleet/x"}, None, None))
+    asyncio.run(
+        fleet_only(app, DoorBell())({"type": "websocket", "path": "/v1/fleet/x"}, None, None)
+    )
     assert asked == []
 
 
