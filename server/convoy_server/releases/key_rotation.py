@@ -14,25 +14,41 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from convoy_privacy.releases.layout import CHANNELS_ROLE
-from convoy_server.errors import NotReleasableError
+from convoy_server import storage
+from convoy_server.errors import NotReleasableError, ReleaseFolderError
 from convoy_server.releases.publication import with_online
-from convoy_server.releases.release_keys import OnlineKeys
+from convoy_server.releases.release_keys import (
+    ONLINE_FOLDER,
+    ONLINE_ROLES,
+    OnlineKeys,
+    generate_keys,
+    generate_online_keys,
+    load_key,
+    load_online_keys,
+    save_key,
+    save_online_keys,
+)
 from convoy_server.releases.repository import (
+    REPOSITORY_FOLDER,
     Lifetimes,
     RepositoryState,
     load_state,
     next_version,
     sign,
+    translated,
     write_state,
 )
 
-_OF_ROOT = ("root", "targets", "snapshot", "timestamp")
+NEXT_ONLINE_FOLDER: Final = "online.next"
+
+_OF_ROOT: Final = ("root", "targets", "snapshot", "timestamp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +98,7 @@ def change_keys(
         ReleaseFolderError: The repository is broken, the online keys do not fit, or the disk refuses.
         ValueError: A key that is to go is none of the role's.
     """
-    before = load_state(folder)
-    state = before
+    state = load_state(folder)
     of_root = [change for change in changes if change.role in _OF_ROOT]
     if of_root:
         state = dataclasses.replace(
@@ -101,6 +116,142 @@ def change_keys(
         folder,
         with_online(state, online, now, lifetimes, channels=channels, fresh_snapshot=True),
     )
+
+
+def replace_online_keys(
+    releases: Path,
+    roles: Sequence[str],
+    now: datetime,
+    lifetimes: Lifetimes,
+    *,
+    root_signers: Sequence[Signer] = (),
+    targets_signers: Sequence[Signer] = (),
+) -> None:
+    """Make new keys for some of the server's roles and put them into force.
+
+    The new keys are on the disk before the repository asks for them: `server_keys` ends what a crash in
+    between has left.
+
+    Args:
+        releases: RELEASES.
+        roles: Some of channels, snapshot and timestamp.
+        now: With a time zone.
+        lifetimes: Of the roles.
+        root_signers: See `change_keys`.
+        targets_signers: See `change_keys`.
+
+    Raises:
+        NotReleasableError: Signatures are missing; nothing has changed.
+        ReleaseFolderError: See `change_keys`.
+        FleetFolderError: A key cannot be read or written.
+    """
+    _end_replacement(releases)
+    state, fresh = load_state(releases / REPOSITORY_FOLDER), generate_online_keys()
+    kept = {
+        role: load_key(releases / ONLINE_FOLDER / f"{role}.key")
+        for role in ONLINE_ROLES
+        if role not in roles
+    }
+    new = dataclasses.replace(fresh, **kept)
+    save_online_keys(releases / NEXT_ONLINE_FOLDER, new)
+    changes = [
+        KeyChange(role=role, old=_keyids(state, role)[0], new=getattr(new, role).public_key)
+        for role in roles
+    ]
+    try:
+        change_keys(
+            releases / REPOSITORY_FOLDER,
+            changes,
+            new,
+            now,
+            lifetimes,
+            root_signers=root_signers,
+            targets_signers=targets_signers,
+        )
+    finally:
+        _end_replacement(releases)
+
+
+def replace_offline_key(
+    releases: Path,
+    role: str,
+    old: str,
+    out: Path,
+    now: datetime,
+    lifetimes: Lifetimes,
+    *,
+    root_signers: Sequence[Signer],
+    targets_signers: Sequence[Signer] = (),
+    passphrase: bytes | None = None,
+) -> None:
+    """Make a new key for root or targets, in the place of one that is lost or stolen.
+
+    Args:
+        releases: RELEASES.
+        role: root or targets.
+        old: The start of the key id that goes.
+        out: For the new private key; must not be there yet.
+        now: With a time zone.
+        lifetimes: Of the roles.
+        root_signers: See `change_keys`; the new root key signs too.
+        targets_signers: See `change_keys`; the new targets key signs too.
+        passphrase: Protects the new key.
+
+    Raises:
+        NotReleasableError: Signatures are missing; the repository has not changed.
+        ReleaseFolderError: No such key, or see `change_keys`.
+        FleetFolderError: The new key cannot be written.
+    """
+    keyids = load_state(releases / REPOSITORY_FOLDER).root.signed.roles[role].keyids
+    chosen = [keyid for keyid in keyids if old and keyid.startswith(old)]
+    if len(chosen) != 1:
+        listed = ", ".join(keyid[:8] for keyid in keyids)
+        raise ReleaseFolderError(
+            releases, f"{role} has no single key {old!r}; its keys are {listed}"
+        )
+    if out.exists():
+        raise ReleaseFolderError(out, "there is a file already; keys are never overwritten")
+    (new,) = generate_keys(1)
+    save_key(out, new, passphrase)
+    change_keys(
+        releases / REPOSITORY_FOLDER,
+        [KeyChange(role=role, old=chosen[0], new=new.public_key)],
+        server_keys(releases),
+        now,
+        lifetimes,
+        root_signers=[*root_signers, new] if role == "root" else root_signers,
+        targets_signers=[*targets_signers, new] if role == "targets" else targets_signers,
+    )
+
+
+def server_keys(releases: Path) -> OnlineKeys:
+    """The server's keys, after a change of them that was cut short has been ended or undone.
+
+    Raises:
+        FleetFolderError: A file is missing, broken or readable by others.
+        ReleaseFolderError: The repository is broken.
+    """
+    _end_replacement(releases)
+    return load_online_keys(releases / ONLINE_FOLDER)
+
+
+def _end_replacement(releases: Path) -> None:
+    """Keep those of the new keys that the repository asks for already, forget the others."""
+    following = releases / NEXT_ONLINE_FOLDER
+    if not following.exists():
+        return
+    with translated(following):
+        state = load_state(releases / REPOSITORY_FOLDER)
+        for role in ONLINE_ROLES:
+            path = following / f"{role}.key"
+            if path.exists() and load_key(path).public_key.keyid in _keyids(state, role):
+                path.replace(releases / ONLINE_FOLDER / path.name)
+        storage.remove(following)
+
+
+def _keyids(state: RepositoryState, role: str) -> list[str]:
+    delegator = state.targets.signed if role == CHANNELS_ROLE else state.root.signed
+    return list(delegator.get_delegated_role(role).keyids)
 
 
 def _next_root(

@@ -184,18 +184,28 @@ def countersign(releases: Path, signers: Sequence[Signer]) -> Proposal:
     Raises:
         ReleaseFolderError: Nothing waits, a key is none of the targets role's, or the disk refuses.
     """
-    pending = releases / PROPOSAL_FOLDER
-    root = load_state(releases / REPOSITORY_FOLDER).root.signed
+    check_signers(releases, signers)
     proposal = load_proposal(releases)
-    known = root.roles[TARGETS_ROLE].keyids
     for signer in signers:
-        if signer.public_key.keyid not in known:
-            raise ReleaseFolderError(
-                pending, "this key is none of the repository's targets keys; use targets-N.key"
-            )
         proposal.metadata.sign(signer, append=True)
-    _write(pending, proposal.metadata)
+    _write(releases / PROPOSAL_FOLDER, proposal.metadata)
     return load_proposal(releases)
+
+
+def check_signers(releases: Path, signers: Sequence[Signer]) -> None:
+    """Every one is a key of the targets role.
+
+    Raises:
+        ReleaseFolderError: One is not, or the repository is broken.
+    """
+    root = load_state(releases / REPOSITORY_FOLDER).root.signed
+    for signer in signers:
+        keyid = signer.public_key.keyid
+        if keyid not in root.roles[TARGETS_ROLE].keyids:
+            raise ReleaseFolderError(
+                releases,
+                f"the key {keyid[:8]} is none of its targets keys; use targets-N.key",
+            )
 
 
 def load_proposal(releases: Path) -> Proposal:

@@ -49,12 +49,12 @@ class OnlineKeys:
 
 def generate_offline_keys() -> OfflineKeys:
     """New keys, from the operating system's randomness."""
-    return OfflineKeys(root=_generate(OFFLINE_KEYS), targets=_generate(OFFLINE_KEYS))
+    return OfflineKeys(root=generate_keys(OFFLINE_KEYS), targets=generate_keys(OFFLINE_KEYS))
 
 
 def generate_online_keys() -> OnlineKeys:
     """New keys, from the operating system's randomness."""
-    channels, snapshot, timestamp = _generate(len(ONLINE_ROLES))
+    channels, snapshot, timestamp = generate_keys(len(ONLINE_ROLES))
     return OnlineKeys(channels=channels, snapshot=snapshot, timestamp=timestamp)
 
 
@@ -111,5 +111,6 @@ def load_keys(paths: Sequence[Path], passphrase: bytes | None = None) -> tuple[C
     return tuple(load_key(path, passphrase) for path in paths)
 
 
-def _generate(count: int) -> tuple[CryptoSigner, ...]:
+def generate_keys(count: int) -> tuple[CryptoSigner, ...]:
+    """New keys, from the operating system's randomness."""
     return tuple(CryptoSigner(Ed25519PrivateKey.generate()) for _ in range(count))

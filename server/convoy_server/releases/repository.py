@@ -8,6 +8,8 @@ timestamp.json is the only file that is replaced, and the last one written: a cr
 state that was there, and the next attempt writes over what nobody saw.
 """
 
+import fcntl
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -335,6 +337,26 @@ def read_current_policy(folder: Path, targets: Targets) -> ReleasePolicy:
     path = target_file(folder, targets.targets[POLICY_TARGET])
     with translated(path):
         return read_policy(path.read_bytes())
+
+
+@contextmanager
+def locked(releases: Path) -> Iterator[None]:
+    """Alone in RELEASES: of two commands at once, one would lose the other's change.
+
+    Raises:
+        ReleaseFolderError: There is no such folder.
+    """
+    try:
+        handle = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ReleaseFolderError(
+            releases, "no such folder; `convoy release init` makes one"
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
