@@ -317,10 +317,10 @@ def release_rotate(
             key_rotation.replace_offline_key(
                 releases,
                 offline[0],
-                old or "",
-                out or Path(),
                 _now(),
                 Lifetimes(),
+                old=old or "",
+                out=out or Path(),
                 root_signers=root_signers,
                 targets_signers=targets_signers,
                 passphrase=passphrase,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Signed
 
 from convoy_privacy.errors import ReleaseFormatError
 from convoy_privacy.releases.layout import MANIFEST
@@ -19,6 +18,7 @@ from convoy_server.errors import ReleaseFolderError
 from convoy_server.releases.report_book import BOOK_FILE, ReportBook
 from convoy_server.releases.repository import (
     REPOSITORY_FOLDER,
+    AnyMetadata,
     RepositoryState,
     SignedRelease,
     check_signatures,
@@ -160,6 +160,6 @@ def _manifest_faults(folder: Path, release: SignedRelease) -> Iterator[str]:
             yield f"{release.release}: {name} is not signed as its manifest lists it"
 
 
-def _metadata(state: RepositoryState, role: str) -> Metadata[Signed]:
-    metadata: Metadata[Signed] = getattr(state, role)
+def _metadata(state: RepositoryState, role: str) -> AnyMetadata:
+    metadata: AnyMetadata = getattr(state, role)
     return metadata

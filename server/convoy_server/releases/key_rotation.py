@@ -175,11 +175,11 @@ def replace_online_keys(
 def replace_offline_key(
     releases: Path,
     role: str,
-    old: str,
-    out: Path,
     now: datetime,
     lifetimes: Lifetimes,
     *,
+    old: str,
+    out: Path,
     root_signers: Sequence[Signer],
     targets_signers: Sequence[Signer] = (),
     passphrase: bytes | None = None,
@@ -189,10 +189,10 @@ def replace_offline_key(
     Args:
         releases: RELEASES.
         role: root or targets.
-        old: The start of the key id that goes.
-        out: For the new private key; must not be there yet.
         now: With a time zone.
         lifetimes: Of the roles.
+        old: The start of the key id that goes.
+        out: For the new private key; must not be there yet.
         root_signers: See `change_keys`; the new root key signs too.
         targets_signers: See `change_keys`; the new targets key signs too.
         passphrase: Protects the new key.

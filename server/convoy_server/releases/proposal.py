@@ -223,10 +223,8 @@ def load_proposal(releases: Path) -> Proposal:
         metadata = Metadata[Targets].from_bytes(path.read_bytes())
     folder = releases / REPOSITORY_FOLDER
     state = load_state(folder)
-    if (
-        not isinstance(metadata.signed, Targets)
-        or metadata.signed.version != state.targets.signed.version + 1
-    ):
+    expected = (TARGETS_ROLE, state.targets.signed.version + 1)
+    if (metadata.signed.type, metadata.signed.version) != expected:
         raise ReleaseFolderError(
             path, "made for an older state of the repository: propose again with --anew"
         )

@@ -16,7 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.exceptions import RepositoryError
@@ -26,7 +26,6 @@ from tuf.api.metadata import (
     Metadata,
     MetaFile,
     Root,
-    Signed,
     Snapshot,
     TargetFile,
     Targets,
@@ -62,6 +61,9 @@ REPOSITORY_FOLDER: Final = "repository"
 TARGETS_ROLE: Final = Targets.type
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+AnyMetadata: TypeAlias = (
+    Metadata[Root] | Metadata[Timestamp] | Metadata[Snapshot] | Metadata[Targets]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +228,7 @@ def check_signatures(state: RepositoryState) -> None:
     """
     root = state.root.signed
     for role in ("root", "timestamp", "snapshot", "targets"):
-        metadata: Metadata[Signed] = getattr(state, role)
+        metadata: AnyMetadata = getattr(state, role)
         root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
     channels = state.channels
     state.targets.signed.verify_delegate(CHANNELS_ROLE, channels.signed_bytes, channels.signatures)
@@ -245,7 +247,7 @@ def write_state(folder: Path, state: RepositoryState) -> None:
     with translated(folder):
         storage.make_directory(folder / METADATA_FOLDER)
         for role in ("root", "targets", "channels", "snapshot"):
-            metadata: Metadata[Signed] = getattr(state, role)
+            metadata: AnyMetadata = getattr(state, role)
             path = folder / METADATA_FOLDER / f"{metadata.signed.version}.{role}.json"
             data = to_bytes(metadata)
             if not path.exists() or path.read_bytes() != data:
@@ -286,7 +288,7 @@ def next_version(content: S, role: str, lifetimes: Lifetimes, now: datetime) -> 
     return copy
 
 
-def to_bytes(metadata: Metadata[S] | Metadata[Signed]) -> bytes:
+def to_bytes(metadata: AnyMetadata) -> bytes:
     """As it is stored."""
     return metadata.to_bytes(JSONSerializer(compact=True))
 

@@ -363,11 +363,11 @@ def path_out_of_the_repository(scene: Scene) -> tuple[str, ...]:
     """A path that leads elsewhere is not read."""
     source = DepotSource(scene.stage.repository)
 
-    def read(path: str) -> tuple[str, bytes]:
-        return path, b"".join(source.read(path, 0))
+    def read(path: str) -> Callable[[], tuple[str, bytes]]:
+        return lambda: (path, b"".join(source.read(path, 0)))
 
     paths = ("metadata/../../../etc/hostname", "/etc/hostname", "targets/./x", "targets//x")
-    return tuple(attempt(lambda path=path: read(path), scene.new, b"") for path in paths)
+    return tuple(attempt(read(path), scene.new, b"") for path in paths)
 
 
 def link_out_of_the_repository(scene: Scene) -> tuple[str, ...]:

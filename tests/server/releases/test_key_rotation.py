@@ -1,5 +1,6 @@
 """Keys change: who lost one, who was broken into, and a change that was cut short."""
 
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
@@ -73,10 +74,8 @@ def test_a_change_of_keys_that_was_cut_anywhere_is_ended_or_undone(stage, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_file", crash)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             replace_online(stage)
-        except KeyboardInterrupt:
-            pass
     if list(faults(stage.repository, NOW)):
         replace_online(stage)  # the operator's second try
     stage.online = server_keys(stage.releases)
@@ -105,10 +104,10 @@ def test_a_lost_offline_key_is_replaced_by_the_others(stage, role, tmp_path):
     replace_offline_key(
         stage.releases,
         role,
-        old[:12],
-        out,
         NOW,
         stage.lifetimes,
+        old=old[:12],
+        out=out,
         root_signers=stage.offline.root[1:],
         targets_signers=stage.offline.targets[1:],
     )
@@ -149,10 +148,10 @@ def test_an_unknown_key_cannot_go(stage, tmp_path):
         replace_offline_key(
             stage.releases,
             "root",
-            "",
-            tmp_path / "new.key",
             NOW,
             stage.lifetimes,
+            old="",
+            out=tmp_path / "new.key",
             root_signers=stage.offline.root,
         )
 
