@@ -169,6 +169,7 @@ class ReleaseUpdater:
         self._bootstrap = bootstrap_root
         self._limits = limits
         self._now_s = now_s
+        self._small_files: set[str] = set()
 
     def check(
         self, channel: str, profile: VehicleProfile, held: Held, now: datetime
@@ -226,13 +227,15 @@ class ReleaseUpdater:
     def discard_others(self, keep: Iterable[str]) -> None:
         """Delete every stored file whose hash is not named; what is half fetched too.
 
+        What the checks of this updater have read stays, so that the next check need not fetch it again.
+
         Args:
             keep: SHA-256, hexadecimal, of what the slots need.
 
         Raises:
             ReleaseStoreError: The disk refuses.
         """
-        kept = set(keep)
+        kept = self._small_files.union(keep)
         with _disk(self._store):
             for path in self._store.iterdir():
                 if path.name not in kept:
@@ -282,6 +285,7 @@ class ReleaseUpdater:
                 Refusal.TOO_LONG, f"{target.path} has {target.length} bytes, at most {most_bytes}"
             )
         place = self._place(target)
+        self._small_files.add(place.name)
         if not self._is_stored(target):
             fetch_target(self._source, target, place, self._limits, self._now_s)
         return place.read_bytes()

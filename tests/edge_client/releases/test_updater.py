@@ -1,6 +1,7 @@
 """The vehicle's updater: what is transferred, what is kept, what it needs."""
 
 import ast
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import convoy_edge_client.releases
 import convoy_privacy.releases
@@ -99,12 +102,19 @@ def test_the_same_model_in_another_release_is_not_fetched_again(pointed):
 def test_what_no_slot_needs_is_thrown_away(pointed):
     car = pointed.vehicle()
     car.update(NOW)
-    store = car.folder / "store"
+    old = {path.name for path in (car.folder / "store").iterdir()}
+    pointed.point(pointed.publish(b"next"))
+    car.update(NOW)
+    (car.folder / "store" / "half.part").touch()
     with car.updater() as updater:
         offer = updater.check("stable", car.profile, car.held, NOW).offer
-        model = offer.targets[MODEL].hashes["sha256"]
-        updater.discard_others([model])
-    assert [path.name for path in store.iterdir()] == [model]
+        updater.discard_others([offer.targets[MODEL].hashes["sha256"]])
+    left = {path.name for path in (car.folder / "store").iterdir()}
+    assert len(left) == 4  # model, manifest, pointer, policy
+    assert len(left & old) == 1  # the policy
+    car.source.sent.clear()
+    car.update(NOW)
+    assert [path for path, _, _ in car.source.sent] == ["metadata/timestamp.json"]
 
 
 def test_a_vehicle_outside_the_rollout_fetches_nothing(stage):
@@ -136,6 +146,33 @@ def test_a_failed_check_leaves_the_clock_as_it_was(pointed):
         car.check(NOW + timedelta(hours=1))
     car.source.lies.clear()
     car.check(NOW)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """A stage, and every public file that an update reads."""
+    stage = ReleaseStage(tmp_path_factory.mktemp("fuzzed"), NOW)
+    stage.point(stage.publish(b"model"))
+    car = stage.vehicle()
+    car.update(NOW)
+    return stage, sorted({path for path, _, _ in car.source.sent})
+
+
+@pytest.mark.slow
+@given(data=st.data())
+def test_whatever_a_repository_sends_is_taken_or_refused_in_our_words(fuzzed, data):
+    stage, paths = fuzzed
+    path = data.draw(st.sampled_from([*paths, "metadata/2.root.json"]))
+    honest = stage.repository / path
+    sent = bytearray(honest.read_bytes() if honest.exists() else stage.bootstrap_root)
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(sent) - 1))
+        sent[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    car = stage.vehicle()
+    car.source.lies[path] = data.draw(st.just(bytes(sent)) | st.binary(max_size=40))
+    with contextlib.suppress(ReleaseRefusedError):
+        assert car.update(NOW)[1] == b"model"
+    shutil.rmtree(car.folder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
