@@ -53,6 +53,7 @@ from convoy_privacy.releases.layout import (
     METADATA_FOLDER,
     POLICY_TARGET,
     channel_target,
+    check_sha256,
     read_release_entry,
     release_target,
 )
@@ -190,7 +191,9 @@ class ReleaseUpdater:
         self._check_clock(now)
         with _translated(self._folder):
             trusted = self._refreshed()
-            policy = read_policy(self._small(_signed(trusted, POLICY_TARGET), MAX_SMALL_FILE_BYTES))
+            policy = read_policy(
+                self._small(_required(trusted, POLICY_TARGET), MAX_SMALL_FILE_BYTES)
+            )
             pointer = self._pointer(trusted, channel)
             verdict = choose(pointer, policy, profile, held)
             offer = self._offer(trusted, pointer) if pointer and verdict.install else None
@@ -253,7 +256,7 @@ class ReleaseUpdater:
         return updater
 
     def _pointer(self, trusted: Updater, channel: str) -> ChannelPointer | None:
-        target = trusted.get_targetinfo(channel_target(channel))
+        target = _signed(trusted, channel_target(channel))
         if target is None:
             return None
         return read_pointer(self._small(target, MAX_SMALL_FILE_BYTES), channel)
@@ -353,18 +356,28 @@ class ReleaseUpdater:
             sync_folder(path.parent)
 
 
-def _signed(trusted: Updater, path: str) -> TargetFile:
+def _signed(trusted: Updater, path: str) -> TargetFile | None:
+    """The signed entry of a target, if there is one; its hash is one and may name a file."""
     target = trusted.get_targetinfo(path)
+    if target is not None:
+        check_sha256(target.hashes.get("sha256"))
+        if target.length > MAX_FILE_BYTES:
+            raise ReleaseRefusedError(
+                Refusal.TOO_LONG, f"{path} has {target.length} bytes, at most {MAX_FILE_BYTES}"
+            )
+    return target
+
+
+def _required(trusted: Updater, path: str) -> TargetFile:
+    target = _signed(trusted, path)
     if target is None:
         raise ReleaseRefusedError(Refusal.MISSING, f"no signed {path} in the repository")
-    if "sha256" not in target.hashes or target.length > MAX_FILE_BYTES:
-        raise ReleaseRefusedError(Refusal.MALFORMED, f"the signed entry of {path} is not ours")
     return target
 
 
 def _signed_file(trusted: Updater, pointer: ChannelPointer, name: str) -> TargetFile:
     """A file of the release that the pointer names, with the counter that the pointer names."""
-    target = _signed(trusted, release_target(pointer.release, name))
+    target = _required(trusted, release_target(pointer.release, name))
     signed = read_release_entry(target.custom)
     if signed != (pointer.release, pointer.counter):
         raise ReleaseRefusedError(

@@ -48,6 +48,7 @@ MAX_COUNTER: Final = (1 << 53) - 1
 
 _ENTRY_SCHEMA: Final = "convoy.release-entry/1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_PATH: Final = 400
 
 
@@ -70,15 +71,24 @@ def channel_target(channel: str) -> str:
 
 
 def release_file(target: str) -> tuple[str, str] | None:
-    """Release and file of a target; None where it is no file of a release."""
+    """Release and file of a target; None where it is no file of a release.
+
+    Raises:
+        ReleaseFormatError: A name that could lead elsewhere.
+    """
     parts = target.split("/")
     if len(parts) != 3 or parts[0] != RELEASES_FOLDER:
         return None
-    return parts[1], parts[2]
+    return check_name(parts[1]), check_name(parts[2])
 
 
 def stored_path(target: str, sha256: str) -> str:
-    """Where a target's bytes lie in the repository."""
+    """Where a target's bytes lie in the repository.
+
+    Raises:
+        ReleaseFormatError: The hash is none.
+    """
+    check_sha256(sha256)
     folder, slash, name = target.rpartition("/")
     return f"{TARGETS_FOLDER}/{folder}{slash}{sha256}.{name}"
 
@@ -95,6 +105,19 @@ def check_name(name: str) -> str:
             "first a letter or digit"
         )
     return name
+
+
+def check_sha256(digest: object) -> str:
+    """A hash as hexadecimal digits: it becomes the name of a file.
+
+    TUF signs whatever text stands there; from a stolen online key it could be a path.
+
+    Raises:
+        ReleaseFormatError: It is none.
+    """
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise ReleaseFormatError(f"expected 64 hexadecimal digits of SHA-256, got {digest!r:.40}")
+    return digest
 
 
 def check_path(path: str) -> str:

@@ -17,11 +17,11 @@ from convoy_privacy.releases.layout import (
     MAX_FILES,
     MAX_MANIFEST_BYTES,
     check_name,
+    check_sha256,
 )
 from convoy_privacy.releases.signed_texts import parse_object
 
 _SCHEMA: Final = re.compile(r"convoy\.release/\d{1,4}")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,7 @@ def read_manifest(data: bytes) -> Manifest:
 def _listed(name: str, entry: Any) -> ListedFile:
     if not isinstance(entry, dict):
         raise ReleaseFormatError(f"{MANIFEST}: {name}: expected sha256 and bytes")
-    digest, length = entry.get("sha256"), entry.get("bytes")
-    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        raise ReleaseFormatError(f"{MANIFEST}: {name}: sha256 must be 64 hexadecimal digits")
+    digest, length = check_sha256(entry.get("sha256")), entry.get("bytes")
     if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= MAX_FILE_BYTES:
         raise ReleaseFormatError(f"{MANIFEST}: {name}: bytes must be in 0..{MAX_FILE_BYTES}")
     return ListedFile(digest, length)

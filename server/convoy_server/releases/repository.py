@@ -268,8 +268,13 @@ def write_target(folder: Path, target: TargetFile, data: bytes) -> None:
 
 
 def target_file(folder: Path, target: TargetFile) -> Path:
-    """Where a target's bytes lie."""
-    return folder / stored_path(target.path, target.hashes["sha256"])
+    """Where a target's bytes lie.
+
+    Raises:
+        ReleaseFolderError: The signed entry has no SHA-256 that may name a file.
+    """
+    with translated(folder):
+        return folder / stored_path(target.path, target.hashes.get("sha256", ""))
 
 
 def sign(content: S, signers: Sequence[Signer | CryptoSigner]) -> Metadata[S]:

@@ -26,7 +26,12 @@ from convoy_edge_client.releases.choice import Held, ReleaseRef
 from convoy_edge_client.releases.fetching import PART_SUFFIX
 from convoy_edge_client.releases.pace import TransferLimits
 from convoy_privacy.releases.counters import MAX_COUNTER_STEP
-from convoy_privacy.releases.layout import release_entry, release_target, stored_path
+from convoy_privacy.releases.layout import (
+    channel_target,
+    release_entry,
+    release_target,
+    stored_path,
+)
 from convoy_server.releases.release_keys import (
     ONLINE_ROLES,
     generate_offline_keys,
@@ -38,6 +43,7 @@ from convoy_server.releases.repository import (
     sign,
 )
 from convoy_simulation.releases.release_stage import (
+    CHANNEL,
     MODEL,
     LyingSource,
     ReleaseStage,
@@ -232,6 +238,21 @@ def model_by_channels_key(scene: Scene) -> tuple[str, ...]:
     stage.point(evil)
     scene.source.lies.clear()
     return first, scene.try_update(scene.stage.vehicle())
+
+
+def hash_that_is_a_path(scene: Scene) -> tuple[str, ...]:
+    """The stolen key of channels signs a "hash" that leads out of the vehicle's folder, and none at all."""
+    stage = scene.stage
+    outside = scene.stage.folder / f"outside{PART_SUFFIX}"
+    results = []
+    for hashes in ({"sha256": "../../outside"}, {"sha512": "0" * 128}):
+        content = next_version(
+            stage.state().channels.signed, "channels", stage.lifetimes, scene.now
+        )
+        content.targets[channel_target(CHANNEL)] = TargetFile(5, hashes, channel_target(CHANNEL))
+        scene.source.lies = dict(stage.forged({"channels": sign(content, [stage.online.channels])}))
+        results.append(scene.try_update(stage.vehicle(source=scene.source)))
+    return *results, "written outside" if outside.exists() else "nothing written outside"
 
 
 def back_below_the_floor(scene: Scene) -> tuple[str, ...]:
@@ -474,6 +495,11 @@ CASES: Final = (
     AttackCase("one targets key signs twice", ("malformed",), one_key_twice),
     AttackCase(
         "channels key lists a model of its own", ("accepted", "missing"), model_by_channels_key
+    ),
+    AttackCase(
+        "signed hash that is a path",
+        ("malformed", "malformed", "nothing written outside"),
+        hash_that_is_a_path,
     ),
     AttackCase("pointer back below the floor", ("old_counter",), back_below_the_floor),
     AttackCase(

@@ -177,13 +177,19 @@ class ReleaseStage:
         """What is published."""
         return load_state(self.repository)
 
-    def vehicle(self, *, bootstrap_root: bytes | None = None, canary: bool = True) -> Vehicle:
-        """A new vehicle with a source of its own."""
+    def vehicle(
+        self,
+        *,
+        bootstrap_root: bytes | None = None,
+        canary: bool = True,
+        source: ByteSource | None = None,
+    ) -> Vehicle:
+        """A new vehicle; with a source of its own, unless one is given."""
         self._vehicles += 1
         name = f"car-{self._vehicles}"
         return Vehicle(
             folder=self.folder / name,
-            source=LyingSource(self.repository),
+            source=source or LyingSource(self.repository),
             bootstrap_root=bootstrap_root or self.bootstrap_root,
             profile=VehicleProfile(vehicle=name, canary=canary),
         )

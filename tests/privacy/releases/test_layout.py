@@ -104,3 +104,15 @@ def test_an_entry_says_release_and_counter(counter):
 def test_another_entry_is_refused(custom):
     with pytest.raises(ReleaseFormatError):
         read_release_entry(custom)
+
+
+@pytest.mark.parametrize("digest", [None, "", "0" * 63, "A" * 64, "../../evil", "0" * 64 + "\n"])
+def test_what_is_no_hash_names_no_file(digest):
+    with pytest.raises(ReleaseFormatError, match="64 hexadecimal digits"):
+        stored_path("policy.json", digest)
+
+
+@pytest.mark.parametrize("target", ["releases/../x", "releases/r1/..", "releases/a b/x"])
+def test_a_release_file_that_could_lead_elsewhere_is_refused(target):
+    with pytest.raises(ReleaseFormatError, match="is no name"):
+        release_file(target)
