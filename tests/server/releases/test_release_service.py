@@ -4,6 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,7 +113,7 @@ def test_a_vehicle_that_left_the_fleet_gets_nothing(running):
     with client(running) as source:
         list(source.read("metadata/timestamp.json", 0))
         running.members.remove("car-1")
-        with pytest.raises(RepositoryDownError, match="'car-1' is no vehicle of this fleet"):
+        with pytest.raises(RepositoryDownError, match="car-1 is no member of this fleet any more"):
             list(source.read("metadata/timestamp.json", 0))
 
 
@@ -176,23 +179,40 @@ def refusal(act):
     return caught.value.code
 
 
+def passed(name, membership=1):
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    der = TlsAuthority.create(NOW).certify_client(name, membership, key, NOW, 1)
+    return [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)]
+
+
 def test_a_vehicle_may_call_so_often_and_no_more():
-    callers = Callers(ServiceLimits(calls_per_minute=2), lambda _: True)
+    callers = Callers(ServiceLimits(calls_per_minute=2), lambda *_: True)
+    one, other = passed("car-1"), passed("car-2")
     for _ in range(2):
-        assert callers.admit([b"car-1"], 0.0) == "car-1"
-    assert refusal(lambda: callers.admit([b"car-1"], 0.0)) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert callers.admit([b"car-2"], 0.0) == "car-2"
-    assert callers.admit([b"car-1"], 30.0) == "car-1"
+        assert callers.admit(one, 0.0) == "car-1"
+    assert refusal(lambda: callers.admit(one, 0.0)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert callers.admit(other, 0.0) == "car-2"
+    assert callers.admit(one, 30.0) == "car-1"
 
 
-@pytest.mark.parametrize("names", [[], [b""], [b"a", b"b"], [b"\xff"], [b"stranger"]])
-def test_who_is_no_member_is_refused(names):
-    callers = Callers(ServiceLimits(), lambda name: name == "car-1")
-    assert refusal(lambda: callers.admit(names, 0.0)) is grpc.StatusCode.PERMISSION_DENIED
+def test_a_revoked_membership_is_refused_whatever_the_name():
+    callers = Callers(ServiceLimits(), lambda _name, membership: membership != 7)
+    assert callers.admit(passed("car-1", 8), 0.0) == "car-1"
+    revoked = passed("car-1", 7)
+    assert refusal(lambda: callers.admit(revoked, 0.0)) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_certificate_that_is_no_pass_is_refused():
+    callers = Callers(ServiceLimits(), lambda *_: True)
+    server = TlsAuthority.create(NOW).issue(("127.0.0.1",), NOW).certificate
+    pem = x509.load_der_x509_certificate(server).public_bytes(Encoding.PEM)
+    for shown in ([], [b""], [b"garbage"], [pem], [pem, pem]):
+        code = refusal(lambda shown=shown: callers.admit(shown, 0.0))
+        assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_vehicle_has_so_many_streams_and_no_more():
-    callers = Callers(ServiceLimits(streams_at_once=1), lambda _: True)
+    callers = Callers(ServiceLimits(streams_at_once=1), lambda *_: True)
 
     def second():
         with callers.stream("car-1"):
