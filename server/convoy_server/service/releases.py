@@ -13,8 +13,7 @@ from pathlib import Path
 from convoy_privacy.tls_files import TLS_CA_CERTIFICATE
 from convoy_protos.errors import ConvoyError
 from convoy_server.releases.release_service import ServiceLimits, TlsFiles, serve
-from convoy_server.releases.repository import Lifetimes
-from convoy_server.releases.rollout import RolloutBounds
+from convoy_server.releases.settings import load_settings
 from convoy_server.service.passes import PASSES_FOLDER, MemberList, pass_authority
 from convoy_server.service.server_config import ServerConfig, load_server_config
 from convoy_server.service.structured_log import set_up_log
@@ -32,10 +31,11 @@ async def serve_releases(config: ServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     pass_authority(config.state_folder, datetime.now(UTC))
-    releases, host = config.releases, config.releases.host
+    releases, host = Path(config.releases.folder), config.releases.host
+    settings = load_settings(releases)
     await serve(
-        Path(releases.folder),
-        f"{host}:{releases.port}",
+        releases,
+        f"{host}:{config.releases.port}",
         TlsFiles(
             certificate=Path(config.fleet_door.certificate),
             private_key=Path(config.fleet_door.key),
@@ -43,11 +43,8 @@ async def serve_releases(config: ServerConfig) -> None:
         ),
         MemberList(Path(config.identity.aggregator)).has,
         limits=ServiceLimits(),
-        lifetimes=Lifetimes(),
-        bounds=RolloutBounds(
-            max_failure_rate=releases.max_failure_rate,
-            max_rollback_rate=releases.max_rollback_rate,
-        ),
+        lifetimes=settings.days,
+        bounds=settings.rollout,
         stop=stop,
         on_port=lambda port: logger.info("releases listen on %s:%d", host, port),
     )

@@ -158,23 +158,16 @@ class ReleasesConfig:
         folder: As `convoy release init` made it; empty: there is no release service.
         host: Address to listen on.
         port: TCP, in 1..65535.
-        max_failure_rate: Of vehicles with an outcome; above it a rollout pauses; in 0..1.
-        max_rollback_rate: Likewise, of those that went back.
     """
 
     folder: str = ""
     host: str = "0.0.0.0"  # noqa: S104 - vehicles come from other machines
     port: int = 9094
-    max_failure_rate: float = 0.05
-    max_rollback_rate: float = 0.05
 
     def __post_init__(self) -> None:
         check_port(self.port)
         if not self.host:
             raise ValueError("host must not be empty")
-        for name in ("max_failure_rate", "max_rollback_rate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,8 @@ def test_only_the_named_files_are_fetched(pointed):
     with car.updater() as updater:
         offer = updater.check("stable", car.profile, car.held, NOW).offer
         car.source.sent.clear()
-        assert set(updater.download(offer, [MANIFEST])) == {MANIFEST}
+        folder = updater.download(offer, [])
+        assert [path.name for path in folder.iterdir()] == [MANIFEST]
         assert car.source.sent_bytes() == 0  # the manifest came with the check
         with pytest.raises(ReleaseRefusedError, match=r"has no other\.onnx, only"):
             updater.download(offer, ["other.onnx"])
@@ -99,22 +100,48 @@ def test_the_same_model_in_another_release_is_not_fetched_again(pointed):
     assert car.source.sent_bytes(MODEL) == 0
 
 
+def test_a_release_lies_in_a_folder_of_its_own(pointed):
+    car = pointed.vehicle()
+    car.update(NOW)
+    (folder,) = (car.folder / "releases").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, MODEL]
+    assert (folder / MODEL).read_bytes() == b"model"
+    (folder / MODEL).unlink()
+    (folder / f".new-{MODEL}").write_bytes(b"half, from before a power cut")
+    car.update(NOW)
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, MODEL]
+
+
 def test_what_no_slot_needs_is_thrown_away(pointed):
     car = pointed.vehicle()
     car.update(NOW)
     old = {path.name for path in (car.folder / "store").iterdir()}
-    pointed.point(pointed.publish(b"next"))
+    new = pointed.publish(b"next")
+    pointed.point(new)
     car.update(NOW)
     (car.folder / "store" / "half.part").touch()
     with car.updater() as updater:
-        offer = updater.check("stable", car.profile, car.held, NOW).offer
-        updater.discard_others([offer.targets[MODEL].hashes["sha256"]])
+        updater.check("stable", car.profile, car.held, NOW)
+        updater.discard_others([new.release])
     left = {path.name for path in (car.folder / "store").iterdir()}
     assert len(left) == 4  # model, manifest, pointer, policy
     assert len(left & old) == 1  # the policy
+    assert [path.name for path in (car.folder / "releases").iterdir()] == [new.release]
     car.source.sent.clear()
     car.update(NOW)
     assert [path for path, _, _ in car.source.sent] == ["metadata/timestamp.json"]
+
+
+def test_two_releases_share_the_model_that_both_have(pointed):
+    car = pointed.vehicle()
+    first, _ = car.update(NOW)
+    again = pointed.publish(b"model")
+    pointed.point(again)
+    car.update(NOW)
+    with car.updater() as updater:
+        updater.discard_others([again.release])
+    assert not (car.folder / "releases" / first).exists()
+    assert (car.folder / "releases" / again.release / MODEL).read_bytes() == b"model"
 
 
 def test_a_vehicle_outside_the_rollout_fetches_nothing(stage):
