@@ -34,7 +34,13 @@ from convoy_edge_client.errors import (
     RepositoryDownError,
 )
 from convoy_edge_client.releases.byte_source import ByteSource
-from convoy_edge_client.releases.choice import Held, ReleaseRef, Verdict, choose
+from convoy_edge_client.releases.choice import (
+    Held,
+    ReleaseRef,
+    Verdict,
+    choose,
+    judge_files,
+)
 from convoy_edge_client.releases.fetching import (
     PART_SUFFIX,
     SourceFetcher,
@@ -203,6 +209,10 @@ class ReleaseUpdater:
             pointer = self._pointer(trusted, channel)
             verdict = choose(pointer, policy, profile, held)
             offer = self._offer(trusted, pointer) if pointer and verdict.install else None
+            if offer is not None:
+                digests = [target.hashes["sha256"] for target in offer.targets.values()]
+                verdict = judge_files(verdict, offer.ref.release, digests, held)
+                offer = offer if verdict.install else None
         self._note_clock(now)
         return CheckResult(verdict=verdict, pointer=pointer, policy=policy, offer=offer)
 

@@ -144,6 +144,23 @@ def test_two_releases_share_the_model_that_both_have(pointed):
     assert (car.folder / "releases" / again.release / MODEL).read_bytes() == b"model"
 
 
+def test_a_model_that_failed_is_not_taken_again_under_another_name(pointed):
+    car = pointed.vehicle()
+    with car.updater() as updater:
+        offer = updater.check("stable", car.profile, car.held, NOW).offer
+    failed = offer.targets[MODEL].hashes["sha256"]
+    car.held = Held(
+        quarantined=frozenset({offer.ref.release}), quarantined_files=frozenset({failed})
+    )
+    again = pointed.publish(b"model")
+    pointed.point(again)
+    found = car.check(NOW)
+    assert (found.offer, found.verdict.install) == (None, False)
+    assert "failed on this vehicle under another name" in found.verdict.why
+    pointed.point(pointed.publish(b"mended"))
+    assert car.update(NOW)[1] == b"mended"
+
+
 def test_a_vehicle_outside_the_rollout_fetches_nothing(stage):
     stage.point(stage.publish(b"model"), percent=0)
     car = stage.vehicle(canary=False)
