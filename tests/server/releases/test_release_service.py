@@ -1,5 +1,8 @@
 """The release service over gRPC on 127.0.0.1: who may call, what is answered, what is bounded."""
 
+import contextlib
+import socket
+import time
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 
 from convoy_edge_client.errors import RepositoryDownError
 from convoy_edge_client.releases.byte_source import MissingFileError
-from convoy_edge_client.releases.release_client import HintPace, release_client
+from convoy_edge_client.releases.release_client import CallTimeouts, HintPace, release_client
+from convoy_privacy.releases.layout import stored_path
 from convoy_privacy.tls_authority import TlsAuthority
 from convoy_protos.v1.release_pb2 import FetchRequest, ReleaseEvent, ReportRequest
 from convoy_server.releases.release_service import (
@@ -90,6 +94,45 @@ def test_only_the_public_repository_is_served(running, path, error, said):
 def test_an_offset_beyond_the_end_is_refused(running):
     with client(running) as source, pytest.raises(RepositoryDownError, match="ends before"):
         list(source.read("metadata/timestamp.json", 1 << 40))
+
+
+def test_a_server_that_is_not_there_or_says_nothing_is_down(service):
+    tls = service.client_tls("car-1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            release_client(address, tls, CallTimeouts(short_s=0.2)) as source,
+            pytest.raises(RepositoryDownError, match="deadline_exceeded"),
+        ):
+            list(source.read("metadata/timestamp.json", 0))
+    with (
+        release_client(address, tls) as source,
+        pytest.raises(RepositoryDownError, match="unavailable"),
+    ):
+        list(source.read("metadata/timestamp.json", 0))
+
+
+def test_a_vehicle_that_does_not_read_loses_its_stream(tmp_path):
+    limits = ServiceLimits(calls_per_minute=100_000, streams_at_once=1, transfer_s=0.3, tend_s=0.05)
+    service = ServiceStage(tmp_path, NOW, {"car-1"}, limits)
+    target = service.stage.publish(bytes(32 << 20)).files[MODEL]
+    path = stored_path(target.path, target.hashes["sha256"])
+    tls = service.client_tls("car-1")
+    with service.running() as address, release_client(address, tls) as slow:
+        reading = slow.read(path, 0)
+        next(reading)
+        with release_client(address, tls) as other:
+
+            def answered():
+                with contextlib.suppress(RepositoryDownError):
+                    return bool(list(other.read("metadata/timestamp.json", 0)))
+                return False
+
+            until_s = time.monotonic() + 20.0
+            while not answered():  # until the server has ended the first stream
+                assert time.monotonic() < until_s
+        with pytest.raises(RepositoryDownError, match="too slow: go on with a new call"):
+            list(reading)
 
 
 def test_a_certificate_of_another_ca_does_not_connect(running):
