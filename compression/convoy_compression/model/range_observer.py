@@ -44,6 +44,12 @@ def observer_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return observer
 
 
+def observed_tensors(observer: onnx.ModelProto) -> tuple[str, ...]:
+    """Whose ranges an observer tells."""
+    metadata = {item.key: item.value for item in observer.metadata_props}
+    return tuple(json.loads(metadata[TENSORS_KEY]))
+
+
 def _float_tensors(graph: onnx.GraphProto) -> list[str]:
     """Every float32 tensor that a node makes, in the graph's order."""
     kinds = {
