@@ -23,6 +23,11 @@ MANIFEST_SCHEMA: Final = "convoy.release/1"
 MODEL_SCHEMA: Final = "convoy.model/1"
 GOLDEN_FILE: Final = "golden.npz"
 
+MODEL_INPUT: Final = "frames"
+"""uint8 (batch, height, width, 3), RGB, as the camera gives them."""
+MODEL_OUTPUTS: Final = ("steering", "throttle")
+"""float32 (batch, 3), probabilities of left, straight, right; float32 (batch,)."""
+
 MAX_MANIFEST_BYTES: Final = 1_000_000
 _MAX_SIDE: Final = 4096
 _MAX_FILE_BYTES: Final = 2**40
