@@ -87,7 +87,8 @@ def read_golden(content: bytes) -> GoldenVectors:
                 if f"{variant.value}.steering" in arrays
             }
     except Exception as error:  # zipfile, zlib and NumPy raise what their parts raise
-        raise ModelFileError(f"golden vectors: not what a release holds ({error})") from error
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFileError(f"golden vectors: not what a release holds ({what})") from error
     count = len(frames_NHWC) if frames_NHWC.ndim else 0
     if not 1 <= count <= MAX_FRAMES or frames_NHWC.ndim != 4 or frames_NHWC.dtype != np.uint8:
         raise ModelFileError(

@@ -220,8 +220,9 @@ def _check_contract(model: OnnxModel, frame_height: int, frame_width: int) -> st
     for value in (*graph.input, *graph.output):
         kind, shape = expected[value.name]
         if value.type.tensor_type.elem_type != kind or _shape_behind_batch(value) != shape:
+            wanted = ", ".join(["batch", *map(str, shape)])
             raise _RefusedError(
-                f"{value.name}: expected data type {kind} and shape (batch, *{shape}), got "
+                f"{value.name}: expected data type {kind} and shape ({wanted}), got "
                 f"{value.type.tensor_type.elem_type} and {_shape_text(value)}"
             )
     schemas = [entry.value for entry in model.metadata_props if entry.key == "convoy.schema"]
@@ -240,7 +241,7 @@ def _shape_behind_batch(value: OnnxValue) -> tuple[int, ...] | None:
 
 def _shape_text(value: OnnxValue) -> str:
     dims = value.type.tensor_type.shape.dim
-    return str([dim.dim_value or _short(dim.dim_param) for dim in dims[:8]])
+    return f"({', '.join(str(dim.dim_value or _short(dim.dim_param)) for dim in dims[:8])})"
 
 
 def _constants(model: OnnxModel) -> Iterator[OnnxTensor]:
