@@ -13,7 +13,7 @@ pickles; the same content gives the same bytes.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class GoldenVectors:
 
 def golden_bytes(golden: GoldenVectors) -> bytes:
     """The file."""
-    arrays = {"frames": golden.frames_NHWC}
+    arrays: dict[str, NDArray[Any]] = {"frames": golden.frames_NHWC}
     for variant, answers in golden.answers.items():
         arrays[f"{variant.value}.steering"] = answers.steering_N3
         arrays[f"{variant.value}.throttle"] = answers.throttle_N

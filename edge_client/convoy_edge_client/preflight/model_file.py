@@ -193,9 +193,8 @@ def _values(tensor: OnnxTensor) -> NDArray[Any]:
         if len(tensor.raw_data) % np.dtype(kind).itemsize == 0
         else np.zeros(0)
     )
-    listed = [tensor.float_data, tensor.int32_data, tensor.int64_data]
     if not stored.size:
-        stored = np.asarray(max(listed, key=len))
+        stored = np.asarray(tensor.float_data or tensor.int32_data or tensor.int64_data)
     expected = math.prod(tensor.dims)
     if any(dim < 0 for dim in tensor.dims) or stored.size != expected:
         raise _RefusedError(

@@ -52,7 +52,8 @@ def _examine(content: dict[str, Any]) -> Any:
 
 
 def _try_out(content: dict[str, Any]) -> Any:
-    from convoy_edge_client.preflight.trial import TrialOrder, try_out  # noqa: PLC0415
+    from convoy_edge_client.preflight.trial import try_out  # noqa: PLC0415
+    from convoy_edge_client.preflight.trial_order import TrialOrder  # noqa: PLC0415
 
     return to_table(try_out(from_table(TrialOrder, content, "order")))
 

@@ -46,6 +46,13 @@ def test_the_first_provider_wins_even_where_a_later_one_is_faster():
     assert choose(trials, CONFIG).provider is Provider.TENSORRT
 
 
+@pytest.mark.parametrize(("float_ms", "chosen"), [(0.9, Variant.INT8_CPU), (0.8, Variant.FP32)])
+def test_float32_must_be_clearly_faster(float_ms, chosen):
+    trials = [trial(Variant.INT8_CPU, p50_ms=1.0), trial(Variant.FP32, p50_ms=float_ms)]
+
+    assert choose(trials, CONFIG).variant is chosen
+
+
 def test_a_provider_on_which_nothing_passes_is_skipped():
     trials = [
         trial(Variant.INT8_TRT, Provider.TENSORRT, fault="ended by SIGSEGV"),
