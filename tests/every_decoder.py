@@ -28,7 +28,7 @@ from convoy_compression.update.sealed import decode_sparse, encode_sparse
 from convoy_driving.errors import ModelFileError
 from convoy_driving.golden import golden_bytes, read_golden
 from convoy_edge_client.instructions import read_settings
-from convoy_edge_client.preflight.model_file import examine
+from convoy_edge_client.preflight.model_file import driver_contract, examine
 from convoy_edge_client.preflight.preflight_config import FileLimits
 from convoy_edge_client.vehicle_config import VehicleConfig, load_vehicle_config
 from convoy_privacy import key_files
@@ -521,7 +521,7 @@ def every_decoder() -> Mapping[str, Decoder]:
             example=lambda: golden_bytes(small_release.golden(small_release.model())),
         ),
         "onnx_file": Decoder(
-            decode=lambda data: examine(data, "fp32", 6, 8, FileLimits()),
+            decode=lambda data: examine(data, "fp32", driver_contract(16, 20), FileLimits()),
             raises=(),  # what is wrong with a file is a finding
             example=lambda: small_release.model().SerializeToString(),
         ),

@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from convoy_driving.golden import Answers, GoldenVectors, golden_bytes
 from convoy_protos.release_manifest import Variant
 
-HEIGHT, WIDTH = 6, 8
+HEIGHT, WIDTH = 16, 20
+_FEATURES = 4 * 7 * 9
+"""What a convolution of 3 x 3 and stride 2 leaves of them."""
 
 
 def model(
@@ -33,8 +35,8 @@ def model(
     constants = {
         "scale": np.float32(1 / 255),
         "kernel": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
-        "steering_weight": rng.normal(size=(4 * 2 * 3, 3)).astype(np.float32),
-        "throttle_weight": rng.normal(size=(4 * 2 * 3, 1)).astype(np.float32),
+        "steering_weight": rng.normal(size=(_FEATURES, 3)).astype(np.float32),
+        "throttle_weight": rng.normal(size=(_FEATURES, 1)).astype(np.float32),
         "column": np.array([1], np.int64),
         **(extra_constants or {}),
     }

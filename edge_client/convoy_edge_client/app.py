@@ -20,6 +20,7 @@ from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
 from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
+from convoy_edge_client.ranges_handler import ranges_of
 from convoy_edge_client.training_breaks import TrainingBreaks
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
@@ -31,6 +32,8 @@ from convoy_protos.flower_messages import (
     evaluation_content,
     instructions_digest,
     profile_content,
+    ranges_content,
+    read_calibration,
     read_instructions,
     read_request,
     trained_content,
@@ -59,6 +62,12 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
         vehicle = vehicle_of(context)
         content = profile_content(profile_of(vehicle, _data_config(context), warm))
         return Message(content, reply_to=message)
+
+    @client_app.query("ranges")
+    def ranges(message: Message, context: Context) -> Message:
+        request = read_calibration(message.content)
+        told = ranges_of(request, vehicle_of(context), _data_config(context), warm)
+        return Message(ranges_content(told), reply_to=message)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:

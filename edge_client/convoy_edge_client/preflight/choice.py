@@ -8,7 +8,6 @@ from convoy_edge_client.preflight.preflight_config import PreflightConfig, Provi
 from convoy_edge_client.preflight.trial_order import TrialResult
 from convoy_protos.release_manifest import Variant
 
-
 CLEARLY_FASTER: Final = 1.2
 """Float32 must be faster by this factor to be chosen: it is four times as large, and times vary."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convoy_edge_client.errors import ReleaseFileError
 from convoy_edge_client.preflight.checked_file import checked_content
-from convoy_edge_client.preflight.model_file import examine
+from convoy_edge_client.preflight.model_file import driver_contract, examine
 from convoy_edge_client.preflight.preflight_config import FileLimits
 from convoy_protos.findings import Finding, problem
 from convoy_protos.release_manifest import FileFacts, Variant
@@ -33,6 +33,7 @@ class ExamineOrder:
 
 def examine_files(order: ExamineOrder) -> list[Finding]:
     """All findings about all files."""
+    contract = driver_contract(order.frame_height, order.frame_width)
     findings: list[Finding] = []
     for name, facts in order.models.items():
         try:
@@ -40,5 +41,5 @@ def examine_files(order: ExamineOrder) -> list[Finding]:
         except ReleaseFileError as error:
             findings.append(problem(f"{name} format", str(error)))
             continue
-        findings += examine(content, name, order.frame_height, order.frame_width, order.limits)
+        findings += examine(content, name, contract, order.limits)
     return findings

@@ -22,7 +22,7 @@ class WorkerOrder:
     """What a worker shall do.
 
     Attributes:
-        task: worker.EXAMINE or worker.TRY_OUT.
+        task: One of those that worker.py names.
         content: As JSON knows it.
         limit_s: Wall time for it.
     """

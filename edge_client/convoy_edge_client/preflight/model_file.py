@@ -7,7 +7,8 @@ file can still unfold to many objects.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -43,7 +44,9 @@ OPERATORS: Final = frozenset(
         "Mul",
         "Neg",
         "QuantizeLinear",
+        "ReduceMax",
         "ReduceMean",
+        "ReduceMin",
         "Relu",
         "Reshape",
         "Shape",
@@ -79,20 +82,44 @@ _REFUSED_ATTRIBUTE_FIELDS: Final = (
 )
 
 
+BATCH: Final = 0
+"""As ONNX gives an open size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a file must take and give.
+
+    Attributes:
+        frame_height: Pixels of the frames.
+        frame_width: Likewise.
+        outputs: Sizes of each output, all float32; None is any size, BATCH one that is open or 1.
+        schema: Of the metadata; None: it may have none.
+    """
+
+    frame_height: int
+    frame_width: int
+    outputs: Mapping[str, tuple[int | None, ...]]
+    schema: str | None
+
+
+def driver_contract(frame_height: int, frame_width: int) -> Contract:
+    """Of a driving model."""
+    outputs = {OUTPUTS[0]: (BATCH, 3), OUTPUTS[1]: (BATCH,)}
+    return Contract(frame_height, frame_width, outputs, MODEL_SCHEMA)
+
+
 class _RefusedError(Exception):
     """A check failed; the message says how."""
 
 
-def examine(
-    content: bytes, variant: str, frame_height: int, frame_width: int, limits: FileLimits
-) -> list[Finding]:
+def examine(content: bytes, variant: str, contract: Contract, limits: FileLimits) -> list[Finding]:
     """Every check, one finding each; after a file that cannot be read there is nothing to check.
 
     Args:
         content: Of the file.
         variant: Names the file in the findings.
-        frame_height: Pixels that the manifest promises.
-        frame_width: Likewise.
+        contract: What the file must take and give.
         limits: What the file may hold.
     """
     try:
@@ -104,7 +131,7 @@ def examine(
         "operators": lambda: _check_operators(model),
         "external data": lambda: _check_external_data(model),
         "weights": lambda: _check_weights(model, limits),
-        "contract": lambda: _check_contract(model, frame_height, frame_width),
+        "contract": lambda: _check_contract(model, contract),
     }
     return [_finding(f"{variant} {name}", check) for name, check in checks.items()]
 
@@ -203,39 +230,41 @@ def _values(tensor: OnnxTensor) -> NDArray[Any]:
     return stored
 
 
-def _check_contract(model: OnnxModel, frame_height: int, frame_width: int) -> str:
+def _check_contract(model: OnnxModel, contract: Contract) -> str:
     graph = model.graph
     inputs, outputs = [item.name for item in graph.input], [item.name for item in graph.output]
-    if inputs != [INPUT] or sorted(outputs) != sorted(OUTPUTS):
+    if inputs != [INPUT] or sorted(outputs) != sorted(contract.outputs):
         raise _RefusedError(
-            f"expected input {INPUT} and outputs {', '.join(OUTPUTS)}, "
+            f"expected input {INPUT} and outputs {', '.join(contract.outputs)}, "
             f"got {_names(inputs)} and {_names(outputs)}"
         )
-    expected = {
-        INPUT: (_UINT8, (frame_height, frame_width, 3)),
-        OUTPUTS[0]: (_FLOAT, (3,)),
-        OUTPUTS[1]: (_FLOAT, ()),
-    }
-    for value in (*graph.input, *graph.output):
-        kind, shape = expected[value.name]
-        if value.type.tensor_type.elem_type != kind or _shape_behind_batch(value) != shape:
-            wanted = ", ".join(["batch", *map(str, shape)])
-            raise _RefusedError(
-                f"{value.name}: expected data type {kind} and shape ({wanted}), got "
-                f"{value.type.tensor_type.elem_type} and {_shape_text(value)}"
-            )
+    frame_shape = (BATCH, contract.frame_height, contract.frame_width, 3)
+    _check_value(graph.input[0], _UINT8, frame_shape)
+    for value in graph.output:
+        _check_value(value, _FLOAT, contract.outputs[value.name])
     schemas = [entry.value for entry in model.metadata_props if entry.key == "convoy.schema"]
-    if schemas != [MODEL_SCHEMA]:
-        raise _RefusedError(f"expected convoy.schema {MODEL_SCHEMA}, got {_names(schemas)}")
-    return f"frames of {frame_height} x {frame_width}, steering and throttle"
+    if contract.schema is not None and schemas != [contract.schema]:
+        raise _RefusedError(f"expected convoy.schema {contract.schema}, got {_names(schemas)}")
+    return f"frames of {contract.frame_height} x {contract.frame_width}, {' and '.join(outputs)}"
 
 
-def _shape_behind_batch(value: OnnxValue) -> tuple[int, ...] | None:
-    """Sizes of all axes but the first; None where the batch is fixed to more than one frame."""
-    dims = value.type.tensor_type.shape.dim
-    if not dims or (dims[0].dim_value not in (0, 1)):
-        return None
-    return tuple(dim.dim_value for dim in dims[1:])
+def _check_value(value: OnnxValue, kind: int, shape: tuple[int | None, ...]) -> None:
+    found = value.type.tensor_type
+    sizes = [dim.dim_value for dim in found.shape.dim]
+    fits = len(sizes) == len(shape) and all(
+        wanted is None or size == wanted or (wanted == BATCH and size == 1)
+        for size, wanted in zip(sizes, shape, strict=True)
+    )
+    if found.elem_type != kind or not fits:
+        raise _RefusedError(
+            f"{value.name}: expected data type {kind} and shape {_sizes_text(shape)}, got "
+            f"{found.elem_type} and {_shape_text(value)}"
+        )
+
+
+def _sizes_text(shape: tuple[int | None, ...]) -> str:
+    names = {None: "any", BATCH: "batch"}
+    return f"({', '.join(names.get(size) or str(size) for size in shape)})"
 
 
 def _shape_text(value: OnnxValue) -> str:

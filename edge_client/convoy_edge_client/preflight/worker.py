@@ -14,6 +14,7 @@ from convoy_protos.settings import from_table, to_table
 
 EXAMINE: Final = "examine"
 TRY_OUT: Final = "try out"
+OBSERVE: Final = "observe"
 
 
 def main() -> None:
@@ -58,7 +59,16 @@ def _try_out(content: dict[str, Any]) -> Any:
     return to_table(try_out(from_table(TrialOrder, content, "order")))
 
 
-_TASKS: Final = {EXAMINE: _examine, TRY_OUT: _try_out}
+def _observe(content: dict[str, Any]) -> Any:
+    from convoy_edge_client.preflight.observation import (  # noqa: PLC0415
+        ObserveOrder,
+        observe_frames,
+    )
+
+    return to_table(observe_frames(from_table(ObserveOrder, content, "order")))
+
+
+_TASKS: Final = {EXAMINE: _examine, TRY_OUT: _try_out, OBSERVE: _observe}
 
 
 if __name__ == "__main__":

@@ -12,16 +12,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from convoy_compression.model.distillation import DistillationConfig, DistillationResult, distil
-from convoy_compression.model.errors import ModelCompressionError
+from convoy_compression.model.errors import CalibrationError, ModelCompressionError
 from convoy_compression.model.latency import interleaved_p50_ms
-from convoy_compression.model.onnx_export import export_onnx
+from convoy_compression.model.onnx_export import export_onnx, set_metadata
 from convoy_compression.model.parity import compare
 from convoy_compression.model.pruning import prune_channels
 from convoy_compression.model.quantization import (
@@ -78,8 +78,9 @@ such frames, and what a student learns from it is worth little."""
 Progress = Callable[[str, int, int], None]
 """Phase, steps done, steps in all; RunObserver.phase fits."""
 
-AskVehicles = Callable[[bytes], Mapping[str, TensorRanges]]
-"""An observer (convoy_compression.model.range_observer) -> what each vehicle saw."""
+AskVehicles = Callable[[bytes, tuple[str, ...]], Mapping[str, TensorRanges]]
+"""An observer (convoy_compression.model.range_observer) and its tensors -> what each vehicle saw;
+calibration_round.ask_for_ranges does it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +128,8 @@ def build_release(
         run_id: Written into the files; the same id, model and seed give the same ONNX bytes.
         release_id: Likewise; empty means the run's id and its last round.
         counter: Likewise; grows with every release of a fleet, 0 means not numbered.
-        ask_vehicles: Lets vehicles calibrate on their private frames; None calibrates on proxy
-            frames.
+        ask_vehicles: Lets vehicles calibrate on their private frames, if run.release.calibration
+            wants it; None: there are none to ask.
         closed_loop_score: Drives an int8 file and says how well; None leaves that gate out.
         on_progress: Told which phase has come how far.
         created: UTC, ISO 8601, for the manifest; None leaves it out.
@@ -246,6 +247,7 @@ class _Candidate:
         self.measured = Measurements()
         self.lessons: DistillationResult | None = None
         self.origin: Origin | None = None
+        self.calibration: Literal["vehicles", "proxy", ""] = ""
 
     def make(
         self,
@@ -261,13 +263,12 @@ class _Candidate:
         """
         teachers = _teachers(self.run, result)
         small = self._distil(student, teachers)
-        self.origin = self.origin_with(small, result)
         self.measured = replace(
             self.measured,
             global_accuracy=self._accuracy(self._torch(teachers[-1])),
             student_accuracy=self._accuracy(self._torch(small)),
         )
-        self._write_files(small, self.origin)
+        self._write_files(small, result)
         drivers = {
             variant: OnnxDriver(self.folder / variant.file_name) for variant in self._variants()
         }
@@ -288,7 +289,7 @@ class _Candidate:
             self.name,
             student_parameters=_parameter_count(student),
             proxy=self.frames,
-            calibration="proxy" if self.ask_vehicles is None else "vehicles",
+            calibration=self.calibration,
         )
 
     def _variants(self) -> tuple[Variant, ...]:
@@ -319,18 +320,16 @@ class _Candidate:
             teach(pruned, config.prune_epochs, "distil the pruned student")
         return pruned
 
-    def _write_files(self, student: DrivingModel, origin: Origin) -> None:
+    def _write_files(self, student: DrivingModel, result: FederationResult) -> None:
         data = self.run.data
         self.progress("export", 0, 3)
-        fp32 = export_onnx(
-            Driver(student, data.steering_threshold),
-            data.frame_height,
-            data.frame_width,
-            file_metadata(origin, Variant.FP32),
-        )
-        fp32_bytes = self._write_model(Variant.FP32, fp32)
+        driver = Driver(student, data.steering_threshold)
+        fp32 = export_onnx(driver, data.frame_height, data.frame_width, {})
         self.progress("export", 1, 3)
-        ranges = self._ranges(fp32)
+        ranges, self.calibration = self._ranges(fp32)
+        self.origin = origin = self.origin_with(student, result)
+        set_metadata(fp32, file_metadata(origin, Variant.FP32))
+        fp32_bytes = self._write_model(Variant.FP32, fp32)
         self.progress("export", 2, 3)
         int8 = quantize_int8(
             fp32,
@@ -345,14 +344,23 @@ class _Candidate:
         self.measured = replace(self.measured, fp32_bytes=fp32_bytes, int8_bytes=int8_bytes)
         self.progress("export", 3, 3)
 
-    def _ranges(self, fp32: onnx.ModelProto) -> TensorRanges:
-        """For the int8 files: from vehicles if they are asked, else from proxy frames."""
-        if self.ask_vehicles is None:
-            frames = _every_nth(self.frames.train_NHWC, self.run.release.calibration_frames)
-            return ranges_from_frames(fp32, frames)
-        observer = observer_of(fp32)
-        told = self.ask_vehicles(observer.SerializeToString(deterministic=True))
-        return merge_ranges(told, observed_tensors(observer))
+    def _ranges(self, fp32: onnx.ModelProto) -> tuple[TensorRanges, Literal["vehicles", "proxy"]]:
+        """For the int8 files: from vehicles or from proxy frames, and which of them it was."""
+        config = self.run.release
+        if config.calibration != "proxy":
+            observer = observer_of(fp32)
+            names = observed_tensors(observer)
+            told: Mapping[str, TensorRanges] = {}
+            if self.ask_vehicles is not None:
+                told = self.ask_vehicles(observer.SerializeToString(deterministic=True), names)
+            try:
+                return merge_ranges(told, names), "vehicles"
+            except CalibrationError as error:
+                if config.calibration == "vehicles":
+                    raise
+                logger.info("calibration: %s; proxy frames calibrate", error)
+        frames = _every_nth(self.frames.train_NHWC, config.calibration_frames)
+        return ranges_from_frames(fp32, frames), "proxy"
 
     def _write_golden(self, drivers: Mapping[Variant, OnnxDriver]) -> None:
         frames_NHWC = _every_nth(self.frames.held_MHWC, self.run.release.golden_frames)

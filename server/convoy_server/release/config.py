@@ -34,7 +34,11 @@ class ReleaseConfig:
             means none.
         prune_norm: Channels with the smallest norm go first.
         prune_epochs: Passes over the proxy frames after the pruning.
-        calibration_frames: Proxy frames from which the int8 ranges are taken.
+        calibration: Where the int8 ranges come from: "vehicles" tell those of their own frames and
+            show none, "proxy" takes proxy frames, "auto" asks vehicles and takes proxy frames where
+            fewer than three tell.
+        calibration_vehicles: Vehicles asked at most.
+        calibration_frames: Frames from which a vehicle, or the server, takes the ranges.
         tensorrt: Also write an int8 file in the form that NVIDIA's TensorRT takes.
         golden_frames: Held-back proxy frames that go with the release: every vehicle lets the model
             answer them before it trusts it.
@@ -67,6 +71,8 @@ class ReleaseConfig:
     prune_ratio: float = 0.0
     prune_norm: Literal["l1", "l2"] = "l1"
     prune_epochs: int = 5
+    calibration: Literal["auto", "vehicles", "proxy"] = "auto"
+    calibration_vehicles: int = 20
     calibration_frames: int = 128
     tensorrt: bool = True
     golden_frames: int = 8
@@ -88,7 +94,8 @@ class ReleaseConfig:
             ("epochs", 1),
             ("batch_size", 1),
             ("prune_epochs", 0),
-            ("calibration_frames", 1),
+            ("calibration_vehicles", 3),
+            ("calibration_frames", 16),
             ("golden_frames", 1),
             ("latency_repetitions", 10),
         ):

@@ -48,7 +48,8 @@ class Origin:
         steering_threshold: Steering of a smaller magnitude counts as straight.
         input: What the file takes: see `input_spec`.
         proxy_sha256: Of the frames and labels that taught and measured the student.
-        calibration: Where the int8 ranges come from: "proxy" frames or "vehicles".
+        calibration: Where the int8 ranges come from: "proxy" frames or "vehicles"; empty where it did
+            not come to that.
         created_by: Program and version.
     """
 
@@ -131,7 +132,7 @@ def proxy_digest(proxy: ProxyFrames) -> str:
         proxy.dataset.throttle_N[held].astype("<f4"),
     ):
         digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -43,8 +43,8 @@ def merge_ranges(told: Mapping[str, TensorRanges], names: tuple[str, ...]) -> Te
         highs_VT.append(ranges.high_T[order])
     if len(lows_VT) < FEWEST_VEHICLES:
         raise CalibrationError(
-            f"expected the ranges of at least {FEWEST_VEHICLES} vehicles, got {len(lows_VT)}: "
-            "calibrate on proxy frames instead, or when more vehicles answer"
+            f"expected the ranges of at least {FEWEST_VEHICLES} vehicles, got {len(lows_VT)}: wait "
+            'until more are there, or set [release] calibration = "proxy"'
         )
     return TensorRanges(
         names=names,

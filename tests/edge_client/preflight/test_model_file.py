@@ -7,7 +7,7 @@ import small_release
 from bad_models import BAD_MODELS, SOUND, memory_bomb_of_allowed_operators
 from onnx import helper
 
-from convoy_edge_client.preflight.model_file import OPERATORS, examine
+from convoy_edge_client.preflight.model_file import OPERATORS, driver_contract, examine
 from convoy_edge_client.preflight.preflight_config import FileLimits
 from convoy_protos.findings import Level, problems
 
@@ -15,7 +15,8 @@ CHECKS = ["format", "operators", "external data", "weights", "contract"]
 
 
 def look_at(content, **limits):
-    return examine(content, "fp32", small_release.HEIGHT, small_release.WIDTH, FileLimits(**limits))
+    contract = driver_contract(small_release.HEIGHT, small_release.WIDTH)
+    return examine(content, "fp32", contract, FileLimits(**limits))
 
 
 def test_a_sound_model_passes_every_check():
@@ -43,7 +44,7 @@ def test_a_refusal_names_what_it_found():
     assert "constant kernel holds 3e+38, at most 10000 allowed" in message("weights_of_3e38")
     assert "constant kernel lies in another file" in message("external_absolute")
     assert "expected opset 13..18, got 27" in message("opset_27")
-    assert "shape (batch, 6, 8, 3), got 2 and (batch, 240, 8, 3)" in message("wrong_height")
+    assert "shape (batch, 16, 20, 3), got 2 and (batch, 240, 20, 3)" in message("wrong_height")
 
 
 def test_what_the_list_cannot_tell_is_left_to_the_trial():

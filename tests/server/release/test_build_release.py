@@ -195,8 +195,8 @@ def test_golden_vectors_are_what_each_file_answers(accepted):
 def test_vehicles_calibrate_without_showing_a_frame(tmp_path):
     asked = []
 
-    def vehicles(observer):
-        asked.append(observer)
+    def vehicles(observer, names):
+        asked.append(names)
         return {
             f"car{seed}": observe(observer, proxy_frames(seed=seed).frames_NHWC)
             for seed in range(3)
@@ -212,8 +212,21 @@ def test_vehicles_calibrate_without_showing_a_frame(tmp_path):
 
 
 @pytest.mark.slow
-def test_too_few_vehicles_refuse_the_release(tmp_path):
-    outcome = release(tmp_path, ask_vehicles=lambda _: {})
+def test_where_too_few_vehicles_tell_proxy_frames_calibrate(accepted, tmp_path):
+    _, alone, _ = accepted
+
+    outcome = release(tmp_path, ask_vehicles=lambda *_: {})
+
+    assert files(outcome.folder)["model.int8.onnx"] == files(alone.folder)["model.int8.onnx"]
+    metadata = OnnxDriver(outcome.folder / "model.int8.onnx").metadata
+    assert metadata["convoy.calibration"] == "proxy"
+
+
+@pytest.mark.slow
+def test_too_few_vehicles_refuse_a_release_that_must_be_calibrated_by_them(tmp_path):
+    run = replace(RUN, release=replace(EASY, calibration="vehicles"))
+
+    outcome = release(tmp_path, run, ask_vehicles=lambda *_: {})
 
     assert not outcome.report.accepted
     assert outcome.report.reasons[0].startswith("expected the ranges of at least 3 vehicles, got 0")

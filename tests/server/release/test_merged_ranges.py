@@ -66,7 +66,7 @@ def test_a_minority_moves_no_bound_out_of_the_honest_ones(honest, low, high):
 def test_too_few_vehicles_are_refused_with_the_way_out(count):
     told = {f"car{number}": ranges([0, 0], [1, 1]) for number in range(count)}
 
-    with pytest.raises(CalibrationError, match=f"at least 3 vehicles, got {count}: calibrate on"):
+    with pytest.raises(CalibrationError, match=f"at least 3 vehicles, got {count}: wait until"):
         merge_ranges(told, NAMES)
 
 
