@@ -27,13 +27,13 @@ from convoy_protos.flower_internals import (
     make_context,
     node_identity,
 )
-from convoy_protos.flower_messages import EVALUATE, NOT_NOW, TRAIN
+from convoy_protos.flower_messages import EVALUATE, NOT_NOW, QUERY_RANGES, TRAIN
 from convoy_protos.run_bundle import RUN_KEY, read_run_bundle
 
 logger = logging.getLogger(__name__)
 
-_WORK: Final = frozenset({TRAIN, EVALUATE})
-"""Asks for minutes of the machine; the other messages take a moment and end what was begun."""
+_WORK: Final = frozenset({TRAIN, EVALUATE, QUERY_RANGES})
+"""Asks for seconds or minutes of the machine; the other messages take a moment and end what was begun."""
 
 Bundle = tuple[bytes, Mapping[str, Any]]
 
