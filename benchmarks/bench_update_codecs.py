@@ -185,7 +185,7 @@ def masked_sum(updates_KN: Vectors, bits: int, slack: float) -> tuple[DecodedSum
         total = LaneSum(lanes)
         for slot, update_N in enumerate(updates_KN, start=1):
             total.add(lanes.quantize(update_N, slot))
-        decoded = lanes.decode(total.lanes_P)
+        decoded = lanes.decode(total.lanes_P, len(updates_KN))
         if not decoded.overflowed:
             return decoded, doublings
     raise AssertionError
@@ -215,7 +215,7 @@ def times(update_N: Vector, repetitions: int) -> Iterator[tuple[str, float]]:
             f"masked_m{bits}_unpack_and_add": lambda f=lanes, p=payload, s=total: s.add(
                 f.unpack(p)
             ),
-            f"masked_m{bits}_decode": lambda f=lanes, s=total: f.decode(s.lanes_P),
+            f"masked_m{bits}_decode": lambda f=lanes, s=total: f.decode(s.lanes_P, 1),
         }
     sealed = memoryview(encode_sparse(update_N, 1.0))
     base_N = np.zeros_like(update_N)

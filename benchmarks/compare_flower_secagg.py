@@ -177,6 +177,7 @@ class OurSum:
             attempt=1,
             model_digest=bytes(32),
             schema_digest=bytes(32),
+            settings_digest=bytes(32),
             parameter_count=parameters,
             modulus_bits=MODULUS_BITS,
             step=self._lanes.step,

@@ -122,7 +122,7 @@ LANES = MaskedFormat(parameter_count=PARAMETERS, modulus_bits=5, step=0.25, seed
 
 
 def masked_body(data: bytes) -> object:
-    return LANES.decode(LANES.unpack(data))
+    return LANES.decode(LANES.unpack(data), 1)
 
 
 def packed_bits(data: bytes) -> None:

@@ -1,32 +1,43 @@
-"""Vehicles of a masked sum in memory, behind an `ask` that can spoil, drop, double and reorder replies."""
+"""Vehicles and helpers of a masked sum in memory; `ask` can spoil, drop, double and reorder replies."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, RecordDict
 from small_sum import NOW, POLICY, authority, fixed_random, identity
 
 from convoy_compression.update.masked import MaskedFormat
+from convoy_compression.update.rotation import layout_of
+from convoy_privacy.certificates import Role
+from convoy_privacy.sealing import sealing_key, sign_sealing_key
 from convoy_privacy.secure_sum import vehicle as protocol
+from convoy_privacy.secure_sum.helped_vehicle import masked_for_helpers, seal_seeds
+from convoy_privacy.secure_sum.helper import MaskHelper
 from convoy_protos import envelope
 from convoy_protos.envelope import COUNTER_SCALE, SCORE_COUNTERS, SUM_COUNTERS
 from convoy_protos.errors import ConvoyError
 from convoy_protos.flower_internals import CLIENT_APP_RAISED, error_reply, server_identity
 from convoy_protos.flower_messages import (
     CHECK_IN,
+    HELPED_UPLOAD,
+    MASK_SUM,
     SHARE,
     UPLOAD,
     answer_content,
+    helped_upload_content,
     read_request,
     update_content,
 )
 from convoy_protos.v1.federation_pb2 import UpdateHeader
+from convoy_protos.v1.secure_sum_pb2 import HelperKey
 
 RUN_ID = "small run"
 ROUND = 7
 SCHEMA = bytes(range(32))
 MODEL = bytes(32)
+SETTINGS = b"t" * 32
 
 Spoil = Callable[[bytes], RecordDict | bytes | Exception | None]
 """Instead of a vehicle's reply: other content, other bytes, an error, or no reply at all (None)."""
@@ -44,6 +55,7 @@ class Car:
         lies: Counters that it claims instead of the true ones.
         scores: By SCORE_COUNTERS, for a sum without a vector.
         requests: The last one of each kind that it got.
+        seeds: Sealed to the helpers of the last helped sum.
     """
 
     number: int
@@ -53,6 +65,7 @@ class Car:
     lies: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, int] = field(default_factory=dict)
     session: bytes = b""
+    seeds: bytes = b""
     requests: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,13 +89,24 @@ class Car:
                 self.session, request, self.identity, authority().trust(), NOW, self.random
             )
         elif kind == UPLOAD:
-            reply = self._upload(request)
+            session = protocol.accept_shares(self.session, request)
+            reply = self._upload(session, protocol.masked)
+        elif kind == HELPED_UPLOAD:
+            session, self.seeds = seal_seeds(
+                request,
+                self.identity,
+                POLICY,
+                authority().trust(),
+                NOW,
+                self.random,
+                self.session,
+            )
+            reply = self._upload(session, masked_for_helpers)
         else:
             self.session, reply = protocol.unmask(self.session, request, self.identity)
         return reply
 
-    def _upload(self, request: bytes) -> bytes:
-        session = protocol.accept_shares(self.session, request)
+    def _upload(self, session: bytes, hide: Callable[..., tuple[bytes, Any, Any]]) -> bytes:
         terms, slot, context = protocol.describe(session)
         fields = terms.fields
         lanes = MaskedFormat(
@@ -106,7 +130,7 @@ class Car:
         } | dict(self.lies)
         counters_C = np.array([counters[name] for name in names], np.uint64)
         lanes_P = lanes.quantize(weighted_N[: fields.parameter_count], slot)
-        self.session, lanes_P, counters_C = protocol.masked(session, lanes_P, counters_C)
+        self.session, lanes_P, counters_C = hide(session, lanes_P, counters_C)
         body = lanes.pack(lanes_P) + counters_C.astype("<u8").tobytes()
         header = UpdateHeader(
             run_id=RUN_ID,
@@ -121,6 +145,44 @@ class Car:
         return envelope.pack(header, body)
 
 
+@dataclass
+class Unit:
+    """One honest mask helper.
+
+    Attributes:
+        number: Of its identity.
+        minimum_cohort: Of its own configuration.
+    """
+
+    number: int
+    minimum_cohort: int = 2
+
+    def __post_init__(self) -> None:
+        self.identity = identity(self.number, Role.HELPER)
+        self.sealing_key = sealing_key("x25519", bytes([self.number]) * 32)
+        self.helper = MaskHelper(
+            self.identity,
+            self.sealing_key,
+            lambda terms: layout_of(terms.parameter_count).padded_count,
+            len(SUM_COUNTERS),
+            minimum_cohort=self.minimum_cohort,
+        )
+
+    @property
+    def name(self) -> str:
+        """Under which its node is asked."""
+        return f"unit {self.number}"
+
+    @property
+    def key(self) -> HelperKey:
+        """What it offers."""
+        return sign_sealing_key(self.sealing_key, self.identity)
+
+    def answer(self, _kind: str, request: bytes) -> bytes:
+        """Its sum of masks."""
+        return self.helper.answer(request, authority().trust(), NOW)
+
+
 class MaskedCars:
     """A fleet behind an `ask` as convoy_server.secure_sums wants it.
 
@@ -133,6 +195,7 @@ class MaskedCars:
         cars: Sequence[Car],
         spoil: Mapping[tuple[str, str, int], Spoil] | None = None,
         order: Callable[[str, list[str]], list[str]] = lambda _kind, names: names,
+        helpers: Sequence["Unit"] = (),
     ) -> None:
         """Everybody is ready.
 
@@ -140,8 +203,10 @@ class MaskedCars:
             cars: The vehicles.
             spoil: What becomes of a reply, by kind, vehicle and attempt.
             order: In which replies come; a name may come twice.
+            helpers: Mask helpers.
         """
         self.cars = {car.name: car for car in cars}
+        self.helpers = {helper.name: helper for helper in helpers}
         self.asked: list[tuple[str, tuple[str, ...]]] = []
         self._spoil = spoil or {}
         self._order = order
@@ -162,9 +227,12 @@ class MaskedCars:
         attempt = self._attempts[kind, name] = self._attempts.get((kind, name), 0) + 1
         answer: object
         try:
-            answer = self.cars[name].answer(kind, read_request(content))
+            peer = self.helpers[name] if kind == MASK_SUM else self.cars[name]
+            answer = peer.answer(kind, read_request(content))
             if (kind, name, attempt) in self._spoil:
                 answer = self._spoil[kind, name, attempt](answer)
+            if kind == HELPED_UPLOAD and isinstance(answer, bytes):
+                answer = helped_upload_content(answer, self.cars[name].seeds)
         except ConvoyError as error:
             answer = error
         return None if answer is None else reply_with(kind, answer)

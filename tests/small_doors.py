@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from small_server import small_server
+from small_server import free_ports, small_server
 
 from convoy_server.service.child_processes import end_child, start_child
-from convoy_server.service.server_config import ServerConfig
+from convoy_server.service.server_config import ServerConfig, load_server_config
 
+PORTS = ("fleet_door", "private_door", "services", "metrics")
 SERVER_TOML = """\
 state = "state"
 [fleet_door]
-host = "127.0.0.1"
+host = "{host}"
 port = {fleet_door}
 certificate = "tls/server.pem"
 key = "tls/server.key"
@@ -29,18 +30,27 @@ port = {services}
 [metrics]
 port = {metrics}
 [identity]
-aggregator = "aggregator"
+aggregator = "{aggregator}"
 [runs]
 keep_free_mb = 1
 """
 
 
-def server_in(folder: Path) -> tuple[ServerConfig, Path]:
-    """A configuration whose certificates are valid today, and its file."""
-    config = small_server(folder, made=datetime.now(UTC))
+def server_in(
+    folder: Path, aggregator: Path | str = "aggregator", host: str = "127.0.0.1"
+) -> tuple[ServerConfig, Path]:
+    """A configuration whose certificates are valid today, and its file.
+
+    Args:
+        folder: Where everything is made.
+        aggregator: Whose identity the file names; without it, one of a fleet without vehicles.
+        host: Where vehicles find it.
+    """
+    small_server(folder, made=datetime.now(UTC), hosts=(host, "localhost"))
     file = folder / "server.toml"
-    file.write_text(SERVER_TOML.format(**config.ports))
-    return config, file
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    file.write_text(SERVER_TOML.format(aggregator=aggregator, host=host, **ports))
+    return load_server_config(file), file
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,12 +30,15 @@ from convoy_simulation.vehicles import AGGREGATOR, write_vehicle_files
 NO_FAULTS = FaultConfig()
 
 
-def protect(fleet: SmallFleet, update: UpdateConfig, **changes: Any) -> dict[int, dict[str, str]]:
+def protect(
+    fleet: SmallFleet, update: UpdateConfig, *, units: int = 0, **changes: Any
+) -> dict[int, dict[str, str]]:
     """Give every vehicle an identity and the server keys; node configurations of these vehicles.
 
     Args:
         fleet: Whose vehicles.
-        update: What they agree to.
+        update: What they agree to; roadside units come after them, where it asks for mask helpers.
+        units: Roadside units; 0: as many as it asks for.
         changes: To every vehicle's own configuration.
     """
     own = [
@@ -42,7 +46,7 @@ def protect(fleet: SmallFleet, update: UpdateConfig, **changes: Any) -> dict[int
         for path in fleet.vehicles.values()
     ]
     folder = Path(tempfile.mkdtemp(dir=fleet.fleet_file.parent))
-    files = write_vehicle_files(own, folder, update)
+    files = write_vehicle_files(own, folder, update, units)
     return {100 + index: {"vehicle-config": str(file)} for index, file in enumerate(files)}
 
 
@@ -95,6 +99,8 @@ def run_small_federation(
 def announce_and_run(started: Event, *args: Any, **kwargs: Any) -> None:
     """`run_small_federation` for a process that somebody wants to kill, in a group of its own."""
     os.setpgid(0, 0)
+    # A shell starts what it runs in the background with Ctrl-C ignored, tests too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started.set()
     run_small_federation(*args, **kwargs)
 

@@ -55,6 +55,7 @@ def make_terms(**changes) -> bytes:
         "attempt": 1,
         "model_digest": bytes(32),
         "schema_digest": bytes(range(32)),
+        "settings_digest": bytes(range(32, 64)),
         "parameter_count": 33,
         "modulus_bits": 8,
         "step": 0.125,

@@ -2,7 +2,7 @@
 
 # Shapes: N examples of a vehicle, B examples asked for, H height, W width, 3 colour channels.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -121,15 +121,28 @@ class PooledDataset:
 
 
 def load_vehicle(
-    vehicle_id: str, recordings: Sequence[Path], config: DataConfig, cache_dir: Path
+    vehicle_id: str,
+    recordings: Sequence[Path],
+    config: DataConfig,
+    cache_dir: Path,
+    *,
+    between_frames: Callable[[], None] = lambda: None,
 ) -> VehicleDataset:
     """A vehicle's recordings as examples; pictures are decoded once, into the cache.
+
+    Args:
+        vehicle_id: Whose.
+        recordings: Their paths.
+        config: How frames and examples are made.
+        cache_dir: Of decoded frames.
+        between_frames: See `cached_frames`.
 
     Raises:
         RecordingError: A path is no recording, cannot be read, or nothing in it is usable.
         FrameCacheError: The cache folder cannot be written.
     """
-    cached = cached_frames([open_recording(path, config) for path in recordings], config, cache_dir)
+    readers = [open_recording(path, config) for path in recordings]
+    cached = cached_frames(readers, config, cache_dir, between_frames=between_frames)
     if not len(cached.lap_N):
         skipped = ", ".join(f"{count} {reason}" for reason, count in cached.skipped.items())
         raise NoUsableFramesError(

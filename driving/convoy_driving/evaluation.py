@@ -87,7 +87,11 @@ class EvaluationCounts:
 
 
 def evaluate(
-    predict: Predictor, dataset: DrivingData, indices: NDArray[np.int64]
+    predict: Predictor,
+    dataset: DrivingData,
+    indices: NDArray[np.int64],
+    *,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> EvaluationCounts:
     """Let a driver predict the chosen frames and count.
 
@@ -95,10 +99,12 @@ def evaluate(
         predict: Of a torch network, an ONNX file, or anything else.
         dataset: A vehicle's recordings, or several vehicles' pooled.
         indices: Which examples; usually dataset.held_indices.
+        between_batches: Called before every batch; may wait, or raise to leave it for later.
     """
     classes_N = dataset.steering_classes()
     counts = EvaluationCounts()
     for start in range(0, len(indices), BATCH):
+        between_batches()
         chosen_B = indices[start : start + BATCH]
         probabilities_B3, throttle_B = predict(dataset.frames_at(chosen_B))
         counts += count(

@@ -25,7 +25,7 @@ import os
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,11 +86,21 @@ class _DamagedFileError(Exception):
 
 
 def cached_frames(
-    readers: Sequence[RecordingReader], config: DataConfig, cache_dir: Path
+    readers: Sequence[RecordingReader],
+    config: DataConfig,
+    cache_dir: Path,
+    *,
+    between_frames: Callable[[], None] = lambda: None,
 ) -> CachedFrames:
     """The frames of a vehicle's recordings, decoded now only if no valid cache file has them.
 
     Safe in several processes and threads at once, and after a crash at any moment.
+
+    Args:
+        readers: Of the recordings.
+        config: How frames are made.
+        cache_dir: Where the file is or will be.
+        between_frames: Called after every decoded frame; may wait, or raise to leave it for later.
 
     Raises:
         RecordingError: A recording cannot be read.
@@ -102,7 +112,7 @@ def cached_frames(
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
-            return _open_or_build(path, readers, config)
+            return _open_or_build(path, readers, config, between_frames)
     except OSError as error:
         raise FrameCacheError(_why_not_written(path, error)) from error
 
@@ -122,7 +132,10 @@ def cache_key(readers: Sequence[RecordingReader], config: DataConfig) -> str:
 
 
 def _open_or_build(
-    path: Path, readers: Sequence[RecordingReader], config: DataConfig
+    path: Path,
+    readers: Sequence[RecordingReader],
+    config: DataConfig,
+    between_frames: Callable[[], None],
 ) -> CachedFrames:
     try:
         return _open(path, config)  # whoever held the lock before may have built it
@@ -133,7 +146,7 @@ def _open_or_build(
     building = path.with_suffix(".building")  # the lock makes this name ours
     try:
         with building.open("wb") as file:
-            _write(file, readers, config)
+            _write(file, readers, config, between_frames)
             file.flush()
             os.fsync(file.fileno())
         building.replace(path)
@@ -142,7 +155,12 @@ def _open_or_build(
     return _open(path, config)
 
 
-def _write(file: BinaryIO, readers: Sequence[RecordingReader], config: DataConfig) -> None:
+def _write(
+    file: BinaryIO,
+    readers: Sequence[RecordingReader],
+    config: DataConfig,
+    between_frames: Callable[[], None],
+) -> None:
     """Stream the frames through; in memory are one frame and 21 bytes of labels a frame."""
     labels: dict[str, array[Any]] = {name: array(np.dtype(kind).char) for name, kind in _LABELS}
     checksums = _BlockChecksums()
@@ -155,6 +173,7 @@ def _write(file: BinaryIO, readers: Sequence[RecordingReader], config: DataConfi
             labels["time_s"].append(frame.time_s)
             labels["lap"].append(frame.lap)
             labels["training_only"].append(frame.training_only)
+            between_frames()
     for name, kind in _LABELS:
         checksums.write(file, np.asarray(labels[name], kind).tobytes())
     footer = json.dumps(

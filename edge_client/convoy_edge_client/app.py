@@ -7,13 +7,14 @@ it sits the round out and continues with the next as if nothing had happened.
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
-from convoy_edge_client import secure_sum_handlers
+from convoy_edge_client import mask_helper_handler, secure_sum_handlers
 from convoy_edge_client.evaluation_handler import evaluation_of
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
@@ -21,15 +22,17 @@ from convoy_edge_client.model_store import received_model
 from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
 from convoy_edge_client.ranges_handler import ranges_of
-from convoy_edge_client.training_breaks import TrainingBreaks
+from convoy_edge_client.training_breaks import GiveWay, TrainingBreaks, giving_way
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
 from convoy_edge_client.vehicle_config import VehicleConfig, vehicle_of
+from convoy_edge_client.vehicle_party import keep_revocations
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
     answer_content,
     evaluation_content,
+    helped_upload_content,
     instructions_digest,
     profile_content,
     ranges_content,
@@ -52,7 +55,7 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
 
     Args:
         mods: Flower mods around every handler, outermost first.
-        breaks: Who decides when training pauses; None: nobody.
+        breaks: Who decides when work pauses; None: nobody.
     """
     warm = WarmCache()
     client_app = ClientApp(mods=list(mods))
@@ -60,13 +63,15 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
     @client_app.query("profile")
     def profile(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        content = profile_content(profile_of(vehicle, _data_config(context), warm))
-        return Message(content, reply_to=message)
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            found = profile_of(vehicle, _data_config(context), warm, give_way)
+        return Message(profile_content(found), reply_to=message)
 
     @client_app.query("ranges")
     def ranges(message: Message, context: Context) -> Message:
-        request = read_calibration(message.content)
-        told = ranges_of(request, vehicle_of(context), _data_config(context), warm)
+        request, vehicle = read_calibration(message.content), vehicle_of(context)
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            told = ranges_of(request, vehicle, _data_config(context), warm, give_way)
         return Message(ranges_content(told), reply_to=message)
 
     @client_app.train()
@@ -94,10 +99,23 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
     def unmask(message: Message, context: Context) -> Message:
         return _exchange(secure_sum_handlers.unmask, message, context)
 
+    @client_app.train("helped")
+    def helped_upload(message: Message, context: Context) -> Message:
+        blob, seeds = secure_sum_handlers.helped_upload(
+            read_request(message.content), context.state, vehicle_of(context)
+        )
+        return Message(helped_upload_content(blob, seeds), reply_to=message)
+
+    @client_app.query("mask_sum")
+    def mask_sum(message: Message, context: Context) -> Message:
+        return _exchange(mask_helper_handler.mask_sum, message, context)
+
     @client_app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         vehicle = vehicle_of(context)
-        return Message(_evaluate(message.content, vehicle, context.state, warm), reply_to=message)
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            content = _evaluate(message.content, vehicle, context.state, warm, give_way)
+        return Message(content, reply_to=message)
 
     return client_app
 
@@ -123,9 +141,11 @@ def _train(
         vehicle,
         warm,
         breaks=breaks,
-        deadline_s=message.metadata.created_at + message.metadata.ttl,
+        deadline_s=_deadline_s(message),
     )
     if protection_of(instructions.codec) is Protection.MASKED:
+        if instructions.revocations:
+            keep_revocations(Path(vehicle.identity), instructions.revocations)
         keep(update, state)
         return trained_content(_notice(update, vehicle))
     drop(state)
@@ -134,16 +154,25 @@ def _train(
 
 
 def _evaluate(
-    content: RecordDict, vehicle: VehicleConfig, state: RecordDict, warm: WarmCache
+    content: RecordDict,
+    vehicle: VehicleConfig,
+    state: RecordDict,
+    warm: WarmCache,
+    give_way: GiveWay,
 ) -> RecordDict:
     """Score the global model; then tell, or keep it for a sum of scores."""
     instructions = read_instructions(content)
     global_N = received_model(content, instructions, warm.models(vehicle))
-    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm)
+    evaluation, scores = evaluation_of(instructions, global_N, vehicle, warm, give_way)
     if scores is not None:
         check_not_earlier(scores.run_id, scores.round_number, state)
         keep(scores, state)
     return evaluation_content(evaluation)
+
+
+def _deadline_s(message: Message) -> float:
+    """Unix time after which nobody waits for the answer any more."""
+    return float(message.metadata.created_at + message.metadata.ttl)
 
 
 def _notice(update: LocalUpdate, vehicle: VehicleConfig) -> Trained:

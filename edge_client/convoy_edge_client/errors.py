@@ -10,6 +10,7 @@ ConvoyError
       BaseModelMissingError     a difference came to a model that this vehicle does not have
       NoUpdateKeptError         a secure sum asks for an update that this vehicle has not trained
       NotNowError               the machine is needed for something else, or not in the state for work
+      StaleMessageError         nobody waits for the answer any more
   JobFailedError                (convoy_protos.errors: exit code 1)
     DivergedTrainingError       local training ended in NaN or infinity
     EnrolmentError              this device may not join the fleet, or not stay in it
@@ -60,6 +61,10 @@ class NotNowError(RefusedInstructionsError):
 
     def __reduce__(self) -> tuple[type["NotNowError"], tuple[str, float]]:
         return NotNowError, (str(self), self.retry_after_s)
+
+
+class StaleMessageError(RefusedInstructionsError):
+    """Nobody waits for the answer any more; the message says since when."""
 
 
 class DivergedTrainingError(JobFailedError):

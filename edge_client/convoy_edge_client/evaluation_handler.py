@@ -20,10 +20,12 @@ from convoy_edge_client.devices import prepare_device
 from convoy_edge_client.errors import RefusedInstructionsError
 from convoy_edge_client.instructions import check_schema, read_settings
 from convoy_edge_client.local_update import LocalScores
+from convoy_edge_client.training_breaks import GiveWay, go_on
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.envelope import COUNTER_SCALE, SCORE_COUNTERS
 from convoy_protos.protection import Protection, protection_of
+from convoy_protos.settings import settings_digest
 from convoy_protos.v1.federation_pb2 import Evaluation, RoundInstructions
 
 logger = logging.getLogger(__name__)
@@ -37,8 +39,16 @@ def evaluation_of(
     global_N: NDArray[np.float32],
     vehicle: VehicleConfig,
     warm: WarmCache,
+    give_way: GiveWay = go_on,
 ) -> tuple[Evaluation, LocalScores | None]:
     """The reply, and what waits for a masked sum if anything does.
+
+    Args:
+        instructions: Of the round.
+        global_N: The global model.
+        vehicle: Who evaluates.
+        warm: Its recordings and networks.
+        give_way: Called between two batches, and between two frames that are decoded.
 
     Raises:
         SettingsError: The instructions hold a setting that this version does not know.
@@ -52,7 +62,7 @@ def evaluation_of(
     if vehicle.metrics != "clear" and not summed:
         evaluation.withheld = True
         return evaluation, None
-    counts, train_examples = _held_back_counts(instructions, global_N, vehicle, warm)
+    counts, train_examples = _held_back_counts(instructions, global_N, vehicle, warm, give_way)
     if summed:
         evaluation.withheld = evaluation.summed = True
         return evaluation, _scores(counts, instructions)
@@ -97,17 +107,18 @@ def _held_back_counts(
     global_N: NDArray[np.float32],
     vehicle: VehicleConfig,
     warm: WarmCache,
+    give_way: GiveWay,
 ) -> tuple[EvaluationCounts, int]:
     """Over this vehicle's held-back examples, and how many it has to train on."""
     settings = read_settings(instructions.settings_json)
     device = prepare_device(vehicle)
-    dataset = warm.dataset(vehicle, settings.data)
+    dataset = warm.dataset(vehicle, settings.data, give_way)
     size = (settings.data.frame_height, settings.data.frame_width)
     with warm.network(settings.model, *size, device) as (model, schema):
         check_schema(instructions, global_N, schema)
         unflatten(global_N, model)
         predict = torch_predictor(model, device, settings.data.steering_threshold)
-        counts = evaluate(predict, dataset, dataset.held_indices)
+        counts = evaluate(predict, dataset, dataset.held_indices, between_batches=give_way)
     logger.info(
         "round %d: vehicle %s has balanced accuracy %.3f on %d held-back examples",
         instructions.round,
@@ -124,6 +135,7 @@ def _scores(counts: EvaluationCounts, instructions: RoundInstructions) -> LocalS
         round_number=instructions.round,
         schema_digest=instructions.schema_digest,
         model_digest=instructions.model_digest,
+        settings_digest=settings_digest(instructions.settings_json),
         counters=score_counters(counts),
     )
 

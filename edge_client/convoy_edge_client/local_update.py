@@ -32,6 +32,7 @@ class LocalUpdate:
         round_number: Of the round.
         schema_digest: Of the whole network.
         model_digest: Of the global model that training began with.
+        settings_digest: Of the settings that it went by.
         update_N: float32, shape (N,), local minus global; only the part that is not frozen.
         example_count: Training examples behind it.
         train_loss: Mean loss of the last epoch.
@@ -41,6 +42,7 @@ class LocalUpdate:
     round_number: int
     schema_digest: bytes
     model_digest: bytes
+    settings_digest: bytes
     update_N: NDArray[np.float32]
     example_count: int
     train_loss: float
@@ -60,6 +62,7 @@ class LocalScores:
         round_number: Of the round.
         schema_digest: Of the whole network.
         model_digest: Of the global model that was scored.
+        settings_digest: Of the settings that scoring went by.
         counters: In the order of SCORE_COUNTERS, each in 0..2**64-1.
     """
 
@@ -67,6 +70,7 @@ class LocalScores:
     round_number: int
     schema_digest: bytes
     model_digest: bytes
+    settings_digest: bytes
     counters: tuple[int, ...]
 
     @property
@@ -86,6 +90,7 @@ def keep(waiting: Waiting, state: RecordDict) -> None:
         "round": waiting.round_number,
         "schema_digest": waiting.schema_digest,
         "model_digest": waiting.model_digest,
+        "settings_digest": waiting.settings_digest,
     }
     if isinstance(waiting, LocalScores):
         counters = np.array(waiting.counters, "<u8").tobytes()
@@ -117,6 +122,7 @@ def kept(state: RecordDict) -> Waiting:
         "round_number": values["round"],
         "schema_digest": values["schema_digest"],
         "model_digest": values["model_digest"],
+        "settings_digest": values["settings_digest"],
     }
     if "counters" in values:
         counters = np.frombuffer(values["counters"], "<u8").tolist()

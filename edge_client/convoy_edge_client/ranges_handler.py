@@ -17,6 +17,7 @@ from convoy_edge_client.preflight.observation import (
 )
 from convoy_edge_client.preflight.preflight_config import FileLimits
 from convoy_edge_client.preflight.worker import OBSERVE
+from convoy_edge_client.training_breaks import GiveWay, go_on
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.settings import from_table, to_table
@@ -30,26 +31,40 @@ _LIMIT_S: Final = 60.0
 
 
 def ranges_of(
-    request: CalibrationRequest, vehicle: VehicleConfig, data: DataConfig, warm: WarmCache
+    request: CalibrationRequest,
+    vehicle: VehicleConfig,
+    data: DataConfig,
+    warm: WarmCache,
+    give_way: GiveWay = go_on,
 ) -> CalibrationRanges:
     """Run the server's observer on this vehicle's training frames, spread evenly.
+
+    Args:
+        request: What the server asks.
+        vehicle: Who is asked.
+        data: How frames and examples are made.
+        warm: Its recordings.
+        give_way: Called between two frames that are decoded, and before the observer runs.
 
     Raises:
         RefusedInstructionsError: This vehicle tells no figures, has too few frames or was asked about
             too few, or the observer is none.
         RecordingsMissingError: The recordings are not where the configuration says.
     """
+    if not vehicle.recordings:
+        raise RefusedInstructionsError("this node is a mask helper and has no frames")
     if vehicle.metrics != "clear":
         raise RefusedInstructionsError(
             f'metrics = "{vehicle.metrics}": this vehicle tells no ranges in the clear'
         )
-    dataset = warm.dataset(vehicle, data)
+    dataset = warm.dataset(vehicle, data, give_way)
     count = min(request.frames, _MOST_FRAMES, len(dataset.train_indices))
     if count < FEWEST_FRAMES:
         raise RefusedInstructionsError(
             f"ranges are told over at least {FEWEST_FRAMES} frames, not over {count}"
         )
     places = np.linspace(0, len(dataset.train_indices) - 1, count).round().astype(np.int64)
+    give_way()
     with tempfile.TemporaryDirectory(prefix="convoy-ranges-") as folder:
         (Path(folder) / OBSERVER_FILE).write_bytes(request.observer)
         np.save(Path(folder) / FRAMES_FILE, dataset.frames_at(dataset.train_indices[places]))

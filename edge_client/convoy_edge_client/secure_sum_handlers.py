@@ -1,9 +1,11 @@
-"""Answer the four exchanges of a secure sum with what waits for it: a trained update, or scores.
+"""Answer the exchanges of a secure sum with what waits for it: a trained update, or scores.
 
-    check_in -> share -> upload -> unmask
+    check_in -> share -> upload -> unmask        with pairwise masks
+    helped_upload                                with mask helpers
 
-The rules are in convoy_privacy.secure_sum.vehicle; here what waits, the numbers of the codec
-and this vehicle's configuration meet them. A vehicle that refuses raises, which the server counts.
+The rules are in convoy_privacy.secure_sum.vehicle and helped_vehicle; here what waits, the numbers of
+the codec and this vehicle's configuration meet them. A vehicle that refuses raises, which the server
+counts. Scores are summed with pairwise masks alone.
 """
 
 # Shapes: N parameters that are sent, P padded lanes, C counters.
@@ -12,6 +14,7 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 from flwr.app import RecordDict
@@ -37,13 +40,19 @@ from convoy_privacy.clipping import clip, norm
 from convoy_privacy.key_stream import KeyStream
 from convoy_privacy.rounded_sensitivity import bounded_lanes, rounded_sensitivity
 from convoy_privacy.secure_sum import vehicle as protocol
+from convoy_privacy.secure_sum.helped_vehicle import (
+    check_same_helpers,
+    helpers_digest,
+    masked_for_helpers,
+    seal_seeds,
+)
 from convoy_privacy.secure_sum.terms import Terms, VehiclePolicy, parse_terms
 from convoy_privacy.skellam import share_of_variance, skellam_noise
 from convoy_protos import envelope
 from convoy_protos.envelope import COUNTER_SCALE
 from convoy_protos.protection import MASKED_CODEC
 from convoy_protos.v1.federation_pb2 import UpdateHeader
-from convoy_protos.v1.secure_sum_pb2 import Roster
+from convoy_protos.v1.secure_sum_pb2 import Roster, VehicleSession
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +93,7 @@ def share(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         session_of(state), request, party.identity, party.trust, datetime.now(UTC), os.urandom
     )
     save_session(session, state)
-    keep_revocations(vehicle, Roster.FromString(request).revocations)
+    keep_revocations(Path(vehicle.identity), Roster.FromString(request).revocations)
     return reply
 
 
@@ -95,39 +104,50 @@ def upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         ProtocolError: Too few peers, or the message is out of its turn.
         InvalidUpdateError: The update is absurdly large for the step.
     """
-    update = kept(state)
     session = protocol.accept_shares(session_of(state), request)
-    terms, slot, context = protocol.describe(session)
-    lanes = MaskedFormat.of(terms.fields)
-    weighted_N, counters_C = contribution(update, terms, tells_loss=vehicle.metrics != "withheld")
-    if terms.fields.noise_variance:
-        # This vehicle's alone, and the same for a repeated upload, so the noise is too.
-        noise = KeyStream(noise_key(state))
-        needed = protocol.uploads_needed(session)
-        lanes_P = _noised_lanes(weighted_N, lanes, noise, slot=slot, terms=terms, needed=needed)
-        _add_count_noise(counters_C, noise, terms=terms, needed=needed)
-    else:
-        lanes_P = lanes.quantize(weighted_N, slot)
+    needed = protocol.uploads_needed(session)
+    lanes_P, counters_C = _rounded(session, needed, state, vehicle)
     session, lanes_P, counters_C = protocol.masked(session, lanes_P, counters_C)
     save_session(session, state)
-    body = lanes.pack(lanes_P) + counters_C.astype("<u8").tobytes()
-    header = UpdateHeader(
-        run_id=update.run_id,
-        round=update.round_number,
-        vehicle_id=vehicle.vehicle_id,
-        schema_digest=update.schema_digest,
-        codec=MASKED_CODEC,
-        parameter_count=terms.fields.parameter_count,
-        context_digest=context,
-        signature=protocol.sign_upload(session, party_of(vehicle).identity, body),
+    return _signed_envelope(session, lanes_P, counters_C, state, vehicle)
+
+
+def helped_upload(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> tuple[bytes, bytes]:
+    """The envelope with our masked update, and what seals its masks to the helpers (HelperSeeds).
+
+    The only message of this vehicle in a sum with mask helpers; the same terms get the same bytes.
+
+    Raises:
+        NoUpdateKeptError: The terms are about another update, or none waits.
+        ProtocolError: The terms are impossible or against this vehicle's configuration, a helper is
+            not trusted, or a sum of this update was made without these helpers.
+        InvalidUpdateError: The update is absurdly large for the step.
+    """
+    terms = parse_terms(request)
+    update = kept(state)
+    _check_same(update, terms)
+    check_not_earlier(update.run_id, update.round_number, state)
+    before = opened_members(update, state)
+    if before:
+        check_same_helpers(before, request)
+    party = party_of(vehicle)
+    policy = VehiclePolicy(
+        minimum_cohort=vehicle.minimum_cohort, minimum_helpers=vehicle.minimum_helpers
     )
-    logger.info(
-        "round %d: vehicle %s uploads %d masked bytes",
-        update.round_number,
-        vehicle.vehicle_id,
-        len(body),
+    held = session_of(state)
+    session, seeds = seal_seeds(
+        request, party.identity, policy, party.trust, datetime.now(UTC), os.urandom, held
     )
-    return envelope.pack(header, body)
+    if VehicleSession.FromString(held).terms != request:
+        _check_noise(terms, already_opened=bool(before))
+        draw_noise_key(state)
+    needed = terms.fields.minimum_cohort
+    lanes_P, counters_C = _rounded(session, needed, state, vehicle)
+    session, lanes_P, counters_C = masked_for_helpers(session, lanes_P, counters_C)
+    # From here on the sum may be opened, and only the helpers will know over whom.
+    note_opened(update, helpers_digest(request), state)
+    save_session(session, state)
+    return _signed_envelope(session, lanes_P, counters_C, state, vehicle), seeds
 
 
 def unmask(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
@@ -146,6 +166,60 @@ def unmask(request: bytes, state: RecordDict, vehicle: VehicleConfig) -> bytes:
         save_session(session, state)
         drop_noise_key(state)
     return reply
+
+
+def _rounded(
+    session: bytes, needed: int, state: RecordDict, vehicle: VehicleConfig
+) -> tuple[Lanes, NDArray[np.uint64]]:
+    """Lanes, shape (P,), and counters, shape (C,); noised where the terms ask for it.
+
+    Args:
+        session: Of the sum.
+        needed: The fewest vehicles that may be in it: their parts make up the whole noise.
+        state: With what waits.
+        vehicle: Whether it tells its loss.
+    """
+    terms, slot, _ = protocol.describe(session)
+    lanes = MaskedFormat.of(terms.fields)
+    tells_loss = vehicle.metrics != "withheld"
+    weighted_N, counters_C = contribution(kept(state), terms, tells_loss=tells_loss)
+    if not terms.fields.noise_variance:
+        return lanes.quantize(weighted_N, slot), counters_C
+    # This vehicle's alone, and the same for a repeated upload, so the noise is too.
+    noise = KeyStream(noise_key(state))
+    lanes_P = _noised_lanes(weighted_N, lanes, noise, slot=slot, terms=terms, needed=needed)
+    _add_count_noise(counters_C, noise, terms=terms, needed=needed)
+    return lanes_P, counters_C
+
+
+def _signed_envelope(
+    session: bytes,
+    lanes_P: Lanes,
+    counters_C: NDArray[np.uint64],
+    state: RecordDict,
+    vehicle: VehicleConfig,
+) -> bytes:
+    """What goes to the server, once all is masked."""
+    update = kept(state)
+    terms, _, context = protocol.describe(session)
+    body = MaskedFormat.of(terms.fields).pack(lanes_P) + counters_C.astype("<u8").tobytes()
+    header = UpdateHeader(
+        run_id=update.run_id,
+        round=update.round_number,
+        vehicle_id=vehicle.vehicle_id,
+        schema_digest=update.schema_digest,
+        codec=MASKED_CODEC,
+        parameter_count=terms.fields.parameter_count,
+        context_digest=context,
+        signature=protocol.sign_upload(session, party_of(vehicle).identity, body),
+    )
+    logger.info(
+        "round %d: vehicle %s uploads %d masked bytes",
+        update.round_number,
+        vehicle.vehicle_id,
+        len(body),
+    )
+    return envelope.pack(header, body)
 
 
 def contribution(
@@ -241,6 +315,8 @@ def _check_same(update: Waiting, terms: Terms) -> None:
         "round": (update.round_number, fields.round),
         "model": (update.model_digest, fields.model_digest),
         "schema": (update.schema_digest, fields.schema_digest),
+        # Or one vehicle could be made to learn while the others of its sum stand still.
+        "set of settings": (update.settings_digest, fields.settings_digest),
         "length": (update.parameter_count, fields.parameter_count),
     }
     for what, (ours, theirs) in asked.items():

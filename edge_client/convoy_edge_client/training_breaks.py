@@ -1,11 +1,12 @@
-"""How training gives the machine up for a while, and what it goes on from.
+"""How work gives the machine up for a while, and what training goes on from.
 
-Without breaks, as in a simulation, training runs through. A resident agent hands its own to
+Without breaks, as in a simulation, it runs through. A resident agent hands its own to
 `make_client_app`: see convoy_edge_client.agent.paused_training.
 """
 
 import hashlib
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,13 @@ from convoy_driving.training import BetweenBatches
 from convoy_driving.training_state import TrainingState
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_protos.v1.federation_pb2 import RoundInstructions
+
+GiveWay = Callable[[], None]
+"""Called between two pieces of work; may wait, or raise NotNowError or AgentStoppedError."""
+
+
+def go_on() -> None:
+    """Give way to nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +40,7 @@ class TrainingBreak:
 
 
 class TrainingBreaks(Protocol):
-    """Who decides when training pauses."""
+    """Who decides when work pauses."""
 
     def during(self, work: bytes, deadline_s: float) -> AbstractContextManager[TrainingBreak]:
         """The breaks of one training; what it had learned is forgotten once it has ended well.
@@ -42,6 +50,19 @@ class TrainingBreaks(Protocol):
             deadline_s: Unix time after which nobody waits for the update any more.
         """
         ...
+
+    def giving_way(self, deadline_s: float) -> AbstractContextManager[GiveWay]:
+        """The breaks of work that begins anew if it is refused in the middle: decoding, evaluation.
+
+        Args:
+            deadline_s: Unix time after which nobody waits for its outcome any more.
+        """
+        ...
+
+
+def giving_way(breaks: TrainingBreaks | None, deadline_s: float) -> AbstractContextManager[GiveWay]:
+    """As `TrainingBreaks.giving_way`; where nobody decides, work goes on."""
+    return nullcontext(go_on) if breaks is None else breaks.giving_way(deadline_s)
 
 
 def work_digest(

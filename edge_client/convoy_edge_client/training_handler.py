@@ -17,9 +17,15 @@ from convoy_edge_client.devices import prepare_device
 from convoy_edge_client.errors import DivergedTrainingError
 from convoy_edge_client.instructions import RoundSettings, check_schema
 from convoy_edge_client.local_update import LocalUpdate
-from convoy_edge_client.training_breaks import TrainingBreak, TrainingBreaks, work_digest
+from convoy_edge_client.training_breaks import (
+    TrainingBreak,
+    TrainingBreaks,
+    giving_way,
+    work_digest,
+)
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_edge_client.warm_cache import WarmCache
+from convoy_protos.settings import settings_digest
 from convoy_protos.v1.federation_pb2 import RoundInstructions
 
 logger = logging.getLogger(__name__)
@@ -46,7 +52,7 @@ def trained_update(
         global_N: The global model.
         vehicle: Who trains.
         warm: Its recordings and networks.
-        breaks: Who decides when training pauses; None: nobody.
+        breaks: Who decides when work pauses; None: nobody.
         deadline_s: Unix time after which nobody waits for the update any more; only breaks ask.
 
     Raises:
@@ -57,7 +63,8 @@ def trained_update(
     """
     started_s = time.monotonic()
     device = prepare_device(vehicle)
-    dataset = warm.dataset(vehicle, settings.data)
+    with giving_way(breaks, deadline_s) as give_way:
+        dataset = warm.dataset(vehicle, settings.data, give_way)
     size = (settings.data.frame_height, settings.data.frame_width)
     with warm.network(settings.model, *size, device) as (model, schema):
         check_schema(instructions, global_N, schema)
@@ -102,6 +109,7 @@ def trained_update(
         round_number=instructions.round,
         schema_digest=schema.digest,
         model_digest=instructions.model_digest,
+        settings_digest=settings_digest(instructions.settings_json),
         update_N=sent.gather(update_N),
         example_count=result.example_count,
         train_loss=result.train_loss,

@@ -8,6 +8,7 @@ true numbers; sealing comes last. Updates that travel in a masked sum take anoth
 # Shapes: N parameters that are sent.
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from convoy_compression.update.codec import codec_on_wire
 from convoy_edge_client.errors import RefusedInstructionsError
@@ -77,7 +78,7 @@ def single_update(
         now = datetime.now(UTC)
         trust = party.trust.with_revocations(instructions.revocations, now)
         verify_sealing_key(instructions.aggregator, trust, Role.AGGREGATOR, now)
-        keep_revocations(vehicle, instructions.revocations)
+        keep_revocations(Path(vehicle.identity), instructions.revocations)
         header.context_digest = instructions_digest
         header.certificate = party.identity.certificate
         payload, header.signature = seal_update(

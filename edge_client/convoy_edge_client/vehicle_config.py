@@ -29,7 +29,8 @@ class VehicleConfig:
 
     Attributes:
         vehicle_id: Its name in every message and report.
-        recordings: Folders or files with its recordings; relative ones start at the JSON file.
+        recordings: Folders or files with its recordings; relative ones start at the JSON file. None:
+            a roadside unit, which only helps to mask and needs a helper_identity.
         cache_dir: Where decoded frames are kept; its own folder, never shared with a server.
         augment: Whether training may alter its frames (brightness, shift, mirror).
         mirror: Whether training may mirror its frames; no where left and right differ, as on roads
@@ -46,11 +47,16 @@ class VehicleConfig:
             to the server; "summed" only within
             masked sums, where the fleet's totals show; "withheld" not at all, but for the weight of
             its update, which a sum needs.
+        minimum_helpers: Mask helpers of a sum without pairwise masks, below which it takes no part; in
+            1..8. The update is hidden while one of them does not work together with the server.
+        helper_identity: Folder with a mask helper's certificate, key and sealing key, as `convoy fleet
+            add --role helper` writes it: this node then also answers for the masks of others. Empty:
+            it does not. Relative ones start at the JSON file.
     """
 
     vehicle_id: str
-    recordings: tuple[str, ...]
-    cache_dir: str
+    recordings: tuple[str, ...] = ()
+    cache_dir: str = "cache"
     augment: bool = True
     mirror: bool = True
     device: str = "auto"
@@ -59,11 +65,13 @@ class VehicleConfig:
     least_protection: Literal["masked", "sealed", "none"] = "masked"
     minimum_cohort: int = 3
     metrics: Literal["clear", "summed", "withheld"] = "clear"
+    minimum_helpers: int = 1
+    helper_identity: str = ""
 
     def __post_init__(self) -> None:
         if not self.vehicle_id:
             raise ValueError("vehicle_id must not be empty")
-        if not self.recordings:
+        if not self.recordings and not self.helper_identity:
             raise ValueError(f"recordings of {self.vehicle_id} must name at least one path")
         if not self.torch_threads >= 1:
             raise ValueError(f"torch_threads must be at least 1, got {self.torch_threads}")
@@ -72,6 +80,9 @@ class VehicleConfig:
                 f"minimum_cohort must be in 2..128, got {self.minimum_cohort}: the sum over one "
                 "vehicle is its update, and no sum has more than 128"
             )
+
+        if not 1 <= self.minimum_helpers <= 8:
+            raise ValueError(f"minimum_helpers must be in 1..8, got {self.minimum_helpers}")
 
     @property
     def recording_paths(self) -> list[Path]:
@@ -114,6 +125,9 @@ def load_vehicle_config(path: Path) -> VehicleConfig:
         recordings=tuple(str(path.parent / recording) for recording in config.recordings),
         cache_dir=str(path.parent / config.cache_dir),
         identity=str(path.parent / config.identity) if config.identity else "",
+        helper_identity=(
+            str(path.parent / config.helper_identity) if config.helper_identity else ""
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from convoy_driving.models.driving_model import DrivingModel
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.parameters import ParameterSchema, schema_of
 from convoy_edge_client.model_store import MODELS_FOLDER, ModelStore
+from convoy_edge_client.training_breaks import GiveWay, go_on
 from convoy_edge_client.vehicle_config import VehicleConfig
 
 _DatasetKey = tuple[VehicleConfig, DataConfig]
@@ -51,8 +52,15 @@ class WarmCache:
     def __reduce__(self) -> tuple[Callable[[int, int], "WarmCache"], tuple[int, int]]:
         return _empty, (self._frame_bytes, self._idle_models)
 
-    def dataset(self, vehicle: VehicleConfig, data: DataConfig) -> VehicleDataset:
+    def dataset(
+        self, vehicle: VehicleConfig, data: DataConfig, give_way: GiveWay = go_on
+    ) -> VehicleDataset:
         """The vehicle's recordings, decoded at most once ever and opened at most once in a while.
+
+        Args:
+            vehicle: Whose.
+            data: How frames and examples are made.
+            give_way: Called between two frames that are decoded.
 
         Raises:
             RecordingsMissingError: They are not where the configuration says.
@@ -63,7 +71,9 @@ class WarmCache:
             if key in self._datasets:
                 self._datasets.move_to_end(key)
                 return self._datasets[key]
-        loaded = load_vehicle(vehicle.vehicle_id, paths, data, vehicle.cache_path)
+        loaded = load_vehicle(
+            vehicle.vehicle_id, paths, data, vehicle.cache_path, between_frames=give_way
+        )
         with self._lock:
             self._datasets[key] = loaded
             self._datasets.move_to_end(key)

@@ -7,6 +7,7 @@ ConvoyError
   LinkError                 a server cannot be reached or does not do what it was asked
     LinkDownError           not reachable now; asking again may help
     LinkRefusedError        it refuses; asking the same again does not help
+      NodeUnknownError      it does not take the signature of the node for one that it knows
     SuperLinkError          Flower's SuperLink, through the private door
   UsageError                bad input or wrong usage; the message says what to do; exit code 2
     SettingsError           a setting is unknown, missing or out of range (also a ValueError)
@@ -41,6 +42,10 @@ class LinkDownError(LinkError):
 
 class LinkRefusedError(LinkError):
     """The server refuses; asking the same again does not help."""
+
+
+class NodeUnknownError(LinkRefusedError):
+    """The server does not take the node's signature for that of one it knows; its clock may be wrong."""
 
 
 class SuperLinkError(LinkError):

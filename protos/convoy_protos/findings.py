@@ -38,6 +38,9 @@ class Finding:
     message: str
 
 
+_ONE_LINE: Final = 10_000
+"""Columns; no finding has as many letters."""
+
 _MARKS: Final = {
     Level.OK: ("ok", "green"),
     Level.WARNING: ("warning", "yellow"),
@@ -66,7 +69,7 @@ def problems(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def print_findings(findings: Iterable[Finding], console: Console) -> None:
-    """One line a finding, in colour on a terminal."""
+    """One line a finding, in colour on a terminal; nowhere else is a line folded."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -74,6 +77,8 @@ def print_findings(findings: Iterable[Finding], console: Console) -> None:
     for finding in findings:
         mark, style = _MARKS[finding.level]
         table.add_row(Text(mark, style), Text(finding.subject), Text(finding.message))
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_ONE_LINE)
     console.print(table)
 
 

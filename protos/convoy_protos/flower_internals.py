@@ -5,9 +5,9 @@ flwr.serverapp. When a Flower release moves something, this is the file to chang
 tests/protos/test_flower_internals.py says which.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -16,7 +16,13 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from convoy_protos.errors import LinkDownError, LinkRefusedError, SuperLinkError
+from convoy_protos.errors import (
+    LinkDownError,
+    LinkRefusedError,
+    MalformedMessageError,
+    NodeUnknownError,
+    SuperLinkError,
+)
 
 __all__ = [
     "CLIENT_APP_CRASHED",
@@ -165,6 +171,8 @@ def _control(private_address: str) -> Iterator[Any]:
 
 _CALL_BYTES = 1500
 """Headers, signature and TLS records of a call and its answer, about."""
+_KEEP_OPEN_S = 60.0
+"""Longer than the pause between two questions, shorter than what the server allows (75 s)."""
 
 
 class FleetConnection:
@@ -207,7 +215,7 @@ class FleetConnection:
         self._public_key = public_key_to_bytes(key.public_key())
         self._count_bytes = count_bytes
         self._node: Any = None
-        self._client = FleetHttpClient.from_server_address(
+        self._client: Any = FleetHttpClient.from_server_address(
             address,
             False,
             root_certificates,
@@ -216,10 +224,20 @@ class FleetConnection:
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
         )
+        # Flower's client lets go of a connection after 5 s: every question of an idle node would begin
+        # with a handshake, which costs three times what the question does.
+        transport: Any = self._client._client._transport
+        transport._pool._keepalive_expiry = _KEEP_OPEN_S
 
     def close(self) -> None:
         """Close the connection; the server learns nothing by it."""
         self._client.close()
+
+    def resume(self, node_id: int) -> None:
+        """Be the node of an earlier `activate`, which the server refuses while that one seems to live."""
+        from flwr.proto.node_pb2 import Node  # noqa: PLC0415
+
+        self._node = Node(node_id=node_id)
 
     def activate(self, heartbeat_interval_s: float) -> int:
         """Say that the node is there, for so long; returns its id."""
@@ -287,7 +305,12 @@ class FleetConnection:
             self._client.ConfirmMessageReceived(request)
 
     def push(self, reply: bytes, tree: bytes, runtime_s: float) -> tuple[set[str], str]:
-        """Announce a reply; returns the ids of the objects that the server still lacks, and a session."""
+        """Announce a reply.
+
+        Returns:
+            The ids of the objects that the server still lacks, and the session in which it takes them.
+            No ids: it has them all, or does not wait for this reply; the SuperLink does not say which.
+        """
         from flwr.proto.fleet_pb2 import PushMessagesRequest  # noqa: PLC0415
         from flwr.proto.message_pb2 import Message as ProtoMessage  # noqa: PLC0415
         from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
@@ -302,8 +325,18 @@ class FleetConnection:
             response = self._client.PushMessages(request)
         return set(response.objects_to_push), response.session_id
 
-    def push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
-        """Hand over one object."""
+    def push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> bool:
+        """Hand over one object.
+
+        Args:
+            run_id: Of its run.
+            session: From `push`; empty: whichever session waits for the object.
+            object_id: Digest of the content.
+            content: At most what `set_chunk_bytes` says, and a header.
+
+        Returns:
+            False: nobody waits for it; it is there already, or the session is over.
+        """
         from flwr.proto.message_pb2 import PushObjectRequest  # noqa: PLC0415
 
         request = PushObjectRequest(
@@ -315,9 +348,7 @@ class FleetConnection:
         )
         self._count_bytes(len(content))
         with self._call():
-            stored = self._client.PushObject(request).stored
-        if not stored:
-            raise LinkRefusedError("the server takes the reply no more: its round or run is over")
+            return bool(self._client.PushObject(request).stored)
 
     def run_bundle(self, run_id: int) -> tuple[bytes, dict[str, Any]]:
         """The bundle that a run was submitted with, and the settings that override those in it."""
@@ -348,39 +379,68 @@ def _fleet_errors() -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         text = f"{code}: {error.response.text[:200]}"
-        if code in (502, 503, 504) or code == 429:
+        if code >= 500 or code in (408, 429):
             raise LinkDownError(text) from error
+        if code == 401:
+            raise NodeUnknownError(text) from error
         raise LinkRefusedError(text) from error
     except httpx.HTTPError as error:
         raise LinkDownError(f"{type(error).__name__}: {error}") from error
+    except ValueError as error:  # how Flower's client says that the answer does not parse
+        raise LinkDownError(f"the answer is none of a SuperLink's: {error}") from error
 
 
 def object_ids(tree: bytes) -> list[str]:
-    """Of all objects in a serialized tree, the message's own among them."""
-    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    """Of all objects in a serialized tree, the message's own among them.
+
+    Raises:
+        MalformedMessageError: It is none.
+    """
     from flwr.supercore.inflatable.inflatable_object import iterate_object_tree  # noqa: PLC0415
 
-    return [one.object_id for one in iterate_object_tree(ObjectTree.FromString(tree))]
+    # One that is twice in the tree is sent once.
+    return list(dict.fromkeys(one.object_id for one in iterate_object_tree(_object_tree(tree))))
 
 
 def root_object_id(tree: bytes) -> str:
-    """Of the message itself."""
-    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    """Of the message itself.
 
-    return str(ObjectTree.FromString(tree).object_id)
+    Raises:
+        MalformedMessageError: It is no tree.
+    """
+    return str(_object_tree(tree).object_id)
+
+
+def _object_tree(tree: bytes) -> Any:
+    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+    try:
+        return ObjectTree.FromString(tree)
+    except DecodeError as error:
+        raise MalformedMessageError("the tree of a message's objects does not parse") from error
 
 
 def inflated_message(tree: bytes, contents: Mapping[str, bytes]) -> Message:
-    """The message that was sent, from the objects in its tree."""
-    from flwr.proto.message_pb2 import ObjectTree  # noqa: PLC0415
+    """The message that was sent, from the objects in its tree.
+
+    Raises:
+        MalformedMessageError: They are none, or do not fit together.
+    """
+    return _inflated(root_object_id(tree), contents)
+
+
+def _inflated(root: str, contents: Mapping[str, bytes]) -> Message:
     from flwr.supercore.inflatable.inflatable_utils import (  # noqa: PLC0415
         inflate_object_from_contents,
     )
 
-    root = ObjectTree.FromString(tree).object_id
-    message = inflate_object_from_contents(root, dict(contents))
+    try:
+        message = inflate_object_from_contents(root, dict(contents))
+    except Exception as error:  # Flower's decoders raise whatever the bytes make them
+        raise MalformedMessageError(f"not a message: {type(error).__name__}: {error}") from error
     if not isinstance(message, Message):
-        raise TypeError(f"expected a message, got {type(message).__name__}")
+        raise MalformedMessageError(f"expected a message, got {type(message).__name__}")
     set_message_id(message, root)
     return message
 
@@ -455,6 +515,7 @@ def make_superlink(
     """
     import sys  # noqa: PLC0415
 
+    from flwr.supercore.corestate import sql_corestate  # noqa: PLC0415
     from flwr.superlink.cli.flower_superlink import (  # noqa: PLC0415
         SuperLinkLifespan,
         _parse_superlink_lifespan_config,
@@ -473,10 +534,32 @@ def make_superlink(
         config = _parse_superlink_lifespan_config()
     finally:
         sys.argv = before
-    return create_app(config, SuperLinkLifespan)
+    sql_corestate.__dict__["OBJECT_PUSH_SESSION_TTL_SECONDS"] = _UPLOAD_PATIENCE_S
+    app = create_app(config, SuperLinkLifespan)
+    # Each costs half a millisecond a request, and a round has hundreds; who authenticates stays.
+    app.user_middleware = [
+        each for each in app.user_middleware if _name_of(each.cls) not in _IDLE_MIDDLEWARE
+    ]
+    return app
 
 
-_OBJECT_BACK_OFF_S = 0.03
+_UPLOAD_PATIENCE_S = 3600
+"""For so long an upload that was cut can go on. Flower's three minutes are less than a fuel stop takes."""
+
+
+def _name_of(kind: Any) -> str:
+    return str(kind.__name__)
+
+
+_IDLE_MIDDLEWARE = frozenset(
+    {
+        "ControlSensitiveResponseMiddleware",  # keeps tokens of Flower's hosted service out of caches
+        "ControlLicenseMiddleware",  # of Flower's enterprise edition, as are both event logs
+        "ControlEventLogMiddleware",
+        "FleetEventLogMiddleware",
+        "RuntimeTracingMiddleware",  # does nothing without FLWR_TRACING_ENABLED
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -630,18 +713,124 @@ def finish_task(private_address: str, task: ServerTask, failure: str = "") -> No
 
 
 def act_as_server(private_address: str, task: ServerTask) -> Any:
-    """Flower's Grid for the ServerApp of a task; this process builds its Messages from now on."""
-    from flwr.supercore.inflatable.inflatable_utils import pull_objects  # noqa: PLC0415
-    from flwr.superlink.grid import HttpGrid  # noqa: PLC0415
+    """Flower's Grid for the ServerApp of a task; this process builds its Messages from now on.
 
-    # A reply is seen before its objects have come; Flower then waits a second, which is most of a round.
-    defaults = pull_objects.__kwdefaults__ or {}
-    defaults["initial_backoff"] = _OBJECT_BACK_OFF_S
+    Unlike Flower's own it waits for nobody: a reply that is announced and not yet there whole is no reply.
+    """
     TaskIdentity.run_id, TaskIdentity.node_id = task.run_id, task.node_id
     TaskIdentity.task_id = task.task_id
-    grid = HttpGrid(private_address, insecure=True, token=task.token)
+    grid = _impatient_grid(private_address, task.token)
     grid.set_run(empty_run(task.run_id))
     return grid
+
+
+def _impatient_grid(private_address: str, token: str) -> Any:
+    """Flower's own waits inside `pull_messages` for the last object, however slow its sender's link is.
+
+    Meanwhile it looks at no other reply and at no deadline: three minutes where a sender is gone.
+    """
+    from flwr.proto.message_pb2 import (  # noqa: PLC0415
+        ConfirmMessageReceivedRequest,
+        PullObjectRequest,
+    )
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest  # noqa: PLC0415
+    from flwr.superlink.grid import HttpGrid  # noqa: PLC0415
+
+    class ImpatientGrid(HttpGrid):
+        """Keeps what has come of replies that are on their way; yields one reply after the other."""
+
+        yields_replies = True
+
+        def __init__(self) -> None:
+            super().__init__(private_address, insecure=True, token=token)
+            self._coming: dict[str, _ComingReply] = {}
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            """Whoever asks anew waits no more for what was asked before."""
+            self._coming.clear()
+            return super().push_messages(messages)
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+            """Replies to these that have come whole; the next one is put together when it is asked for."""
+            asked = list(message_ids)
+            unseen = [key for key in asked if key not in self._coming]
+            if unseen:
+                request = PullAppMessagesRequest(message_ids=unseen)
+                answer = self._runtime_client.PullMessages(request)
+                for message, tree in zip(
+                    answer.messages_list, answer.message_object_trees, strict=True
+                ):
+                    self._coming[message.metadata.reply_to_message_id] = _ComingReply(
+                        root=tree.object_id, missing=object_ids(tree.SerializeToString())
+                    )
+            for key in [key for key in asked if key in self._coming]:
+                box = self._finished(key)
+                if box:
+                    yield box.pop()
+
+        def _finished(self, key: str) -> list[Message]:
+            """The reply alone in a list, so that nobody holds it once it is taken; none: it is coming."""
+            coming = self._coming[key]
+            while coming.missing:
+                request = PullObjectRequest(
+                    node=self.node, run_id=self.run.run_id, object_id=coming.missing[-1]
+                )
+                answer = self._runtime_client.PullObject(request)
+                if not answer.object_found:
+                    del self._coming[key]
+                    return [_lost_reply(self.run.run_id, key, "it never came whole")]
+                if not answer.object_available:
+                    return []
+                coming.contents[coming.missing.pop()] = answer.object_content
+            del self._coming[key]
+            self._runtime_client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(
+                    node=self.node, run_id=self.run.run_id, message_object_id=coming.root
+                )
+            )
+            try:
+                return [_inflated(coming.root, coming.contents)]
+            except MalformedMessageError as error:
+                return [_lost_reply(self.run.run_id, key, str(error))]
+
+    return ImpatientGrid()
+
+
+@dataclass(slots=True, kw_only=True)
+class _ComingReply:
+    """A reply whose sender has announced it.
+
+    Attributes:
+        root: Id of the message itself.
+        missing: Ids of the objects that have not come.
+        contents: Of those that have, by id.
+    """
+
+    root: str
+    missing: list[str]
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+
+def _lost_reply(run_id: int, key: str, why: str) -> Message:
+    """As Flower's own grid tells of a sender who was gone for so long that what had come is deleted."""
+    import time  # noqa: PLC0415
+
+    from flwr.app import Metadata  # noqa: PLC0415
+    from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE  # noqa: PLC0415
+
+    metadata = Metadata(
+        run_id=run_id,
+        message_id="",
+        src_node_id=SERVER_NODE_ID,
+        dst_node_id=SERVER_NODE_ID,
+        reply_to_message_id=key,
+        group_id="",
+        created_at=time.time(),
+        ttl=0.0,
+        message_type=SYSTEM_MESSAGE_TYPE,
+    )
+    error = Error(code=int(ErrorCode.MESSAGE_UNAVAILABLE), reason=f"a reply was announced: {why}")
+    return make_message(metadata=metadata, error=error)
 
 
 @contextmanager

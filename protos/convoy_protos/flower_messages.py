@@ -8,10 +8,13 @@ train.check_in   "request": SumTerms                    "answer": CheckIn
 train.share      "request": Roster                      "answer": SealedShares
 train.upload     "request": ShareDelivery               "update": envelope
 train.unmask     "request": UnmaskRequest               "answer": UnmaskReply
+train.helped     "request": SumTerms                    "update": envelope, "answer": HelperSeeds
+query.mask_sum   "request": HelperRequest               "answer": HelperReply
 evaluate         "instructions", "model"                "evaluation": Evaluation
 
-Updates that are summed under masks take the way of `trained` and the four exchanges after it; all
-others come with the reply to `train`. The model is whole, or the difference to one the vehicle has.
+Updates that are summed under masks take the way of `trained` and the four exchanges after it; or, with
+mask helpers, `train.helped` alone, and then every helper gets `query.mask_sum`. All others come with the
+reply to `train`. The model is whole, or the difference to one the vehicle has.
 
 Protobuf messages ride as bytes in a ConfigRecord under the key "protobuf"; the model and the update
 as one Array of an own serialization type, which no stock Flower code can misread as weights.
@@ -48,6 +51,8 @@ CHECK_IN = "train.check_in"
 SHARE = "train.share"
 UPLOAD = "train.upload"
 UNMASK = "train.unmask"
+HELPED_UPLOAD = "train.helped"
+MASK_SUM = "query.mask_sum"
 EVALUATE = "evaluate"
 
 MODEL_STYPE = "convoy.model/1"
@@ -142,6 +147,16 @@ def read_trained(content: RecordDict) -> Trained:
         MalformedMessageError: The record is missing or does not parse.
     """
     return _read_protobuf(content, "trained", Trained)
+
+
+def helped_upload_content(envelope: bytes, seeds: bytes) -> RecordDict:
+    """What a vehicle sends in a secure sum with mask helpers, and nothing before or after it.
+
+    Args:
+        envelope: With the masked update.
+        seeds: HelperSeeds.
+    """
+    return RecordDict({**update_content(envelope), **answer_content(seeds)})
 
 
 def request_content(message: bytes) -> RecordDict:

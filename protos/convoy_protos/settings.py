@@ -6,6 +6,7 @@ configures; this is the one place where text becomes one.
 
 import dataclasses
 import difflib
+import hashlib
 import types
 import typing
 from collections.abc import Mapping
@@ -54,6 +55,11 @@ def to_table(settings: Any) -> dict[str, Any]:
         if value is not None:
             table[field.name] = value
     return table
+
+
+def settings_digest(settings_json: str) -> bytes:
+    """SHA-256 of the tables of a round as they travel; the same for all vehicles of a sum."""
+    return hashlib.sha256(settings_json.encode()).digest()
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ the reply only says that training is done, and the secure sums follow (MaskedInt
 
 # Shapes: M parameters that are sent.
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from convoy_protos.envelope import COUNTER_SCALE
 from convoy_protos.errors import ProtocolError
 from convoy_protos.flower_messages import read_trained
 from convoy_protos.protection import Protection, protection_of
-from convoy_protos.v1.secure_sum_pb2 import SumTerms
+from convoy_protos.v1.secure_sum_pb2 import HelperKey, SumTerms
 from convoy_server.admission import (
     Expectation,
     admit,
@@ -42,15 +43,20 @@ from convoy_server.admission import (
 )
 from convoy_server.aggregation import Aggregate, SingleUpdates, combined
 from convoy_server.cohort import into_shards
+from convoy_server.helped_sums import run_helped_sums
 from convoy_server.noise import NoisePlan
 from convoy_server.robust.registry import min_items
 from convoy_server.round_log import ShardRecord
 from convoy_server.rounds import Rejection
 from convoy_server.run_config import RunConfig
-from convoy_server.secure_sums import Ask, ShardSum, run_secure_sums
+from convoy_server.secure_sums import run_secure_sums
+from convoy_server.shard_sums import Ask, ShardSum
 from convoy_server.update_state import UpdateState
 
 logger = logging.getLogger(__name__)
+
+RunSums = Callable[..., list[ShardSum]]
+"""run_secure_sums, or run_helped_sums with its helpers."""
 
 NORM_WITHOUT_A_BOUND = 10.0
 """Updates are expected to be shorter in the first masked sum of a run that does not clip them."""
@@ -164,10 +170,12 @@ class MaskedIntake:
         expected: Expectation,
         state: UpdateState,
         model_digest: bytes,
+        settings_digest: bytes,
         *,
         keys: Party,
         ask: Ask,
         now: Callable[[], datetime],
+        helpers: Mapping[str, HelperKey] | None = None,
         noise: NoisePlan | None = None,
         rate: float = 1.0,
     ) -> None:
@@ -178,9 +186,12 @@ class MaskedIntake:
             expected: What every upload must say about itself.
             state: From the round before.
             model_digest: Of the global model that training begins with.
+            settings_digest: Of the settings that vehicles train by.
             keys: Whose fleet this is.
             ask: How messages travel.
             now: For certificates.
+            helpers: Mask helpers by the name under which they are asked; needed where [update] helpers
+                asks for some.
             noise: Differential privacy; None: off.
             rate: Share of the fleet that was drawn, for its account.
         """
@@ -190,9 +201,11 @@ class MaskedIntake:
         self._expected = expected
         self._state = state
         self._model_digest = model_digest
+        self._settings_digest = settings_digest
         self._keys = keys
         self._ask = ask
         self._now = now
+        self._helpers = helpers or {}
         self._examples: dict[str, int] = {}
 
     def take(self, vehicle: str, reply: Message) -> None:
@@ -216,7 +229,7 @@ class MaskedIntake:
             round_number=self._expected.round_number,
             minimum=update.minimum_cohort,
         )
-        sums = run_secure_sums(
+        sums = self._run_sums()(
             shards,
             self._terms,
             self._ask,
@@ -238,6 +251,13 @@ class MaskedIntake:
             clipped_share=self._clipped_share(done),
         )
 
+    def _run_sums(self) -> RunSums:
+        """With pairwise masks, or with helpers."""
+        wanted = self._run.update.helpers
+        if not wanted:
+            return run_secure_sums
+        return functools.partial(run_helped_sums, helpers=self._helpers, wanted_helpers=wanted)
+
     def _terms(self, shard: int, vehicles: Sequence[str], attempt: int, sigma: float) -> SumTerms:
         update = self._run.update
         declared = [self._examples[vehicle] for vehicle in vehicles]
@@ -252,6 +272,10 @@ class MaskedIntake:
         if self._noise is not None:
             step = self._noise.step(len(vehicles), update.minimum_cohort)
             variance, count_variance = self._noise.variance(step), self._noise.count_variance
+        minimum = update.minimum_cohort
+        if private and update.helpers:
+            # Vehicles share the noise among the fewest that a sum may have.
+            minimum = uploads_needed(len(vehicles), minimum)
         number = self._expected.round_number
         seed = f"{self._run.seed} {number} {shard} {attempt}".encode()
         return SumTerms(
@@ -261,6 +285,7 @@ class MaskedIntake:
             attempt=attempt,
             model_digest=self._model_digest,
             schema_digest=self._expected.schema_digest,
+            settings_digest=self._settings_digest,
             parameter_count=self._expected.parameter_count,
             modulus_bits=update.modulus_bits,
             step=step,
@@ -269,7 +294,7 @@ class MaskedIntake:
             clip_norm=self._state.clip_norm or 0.0,
             weight_cap=cap,
             codec_seed=hashlib.sha256(b"convoy codec seed/1" + seed).digest(),
-            minimum_cohort=update.minimum_cohort,
+            minimum_cohort=minimum,
             deadline_s=max(1, round(update.exchange_deadline_s)),
             equal_weights=equal,
         )
@@ -344,4 +369,6 @@ def shard_record(one: ShardSum) -> ShardRecord:
         step=one.terms.step,
         culprits=one.culprits,
         given_up=one.why or None,
+        helpers=one.helpers,
+        helpers_lost=one.helpers_lost,
     )

@@ -13,7 +13,8 @@ RoundPhase = Literal[
     "invite", "train", "check_in", "share", "upload", "unmask", "aggregate", "evaluate"
 ]
 """What a round does, in this order; a round without masks has no phases from check_in to unmask, and an
-overflow goes back to check_in once."""
+overflow goes back to check_in once. With mask helpers there is no check_in and no share, and in unmask
+the helpers are asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,12 @@
 """Any Flower grid, read one reply at a time.
 
 Flower's own grids return a list that holds every reply of the cohort, and look for replies every
-three seconds. This one asks for one message at a time, often while replies come and seldom while
-none do, and hands each over before it asks for the next.
+three seconds. This one takes one message at a time, often while replies come and seldom while
+none do, and hands each over before it takes the next. A reply is found late by a tenth of the time
+since the one before, so that looking for it costs little beside waiting for it.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -14,6 +16,9 @@ from flwr.serverapp import Grid
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 2.0
+CLOCK_SLACK_S: Final = 120.0
+"""How far a vehicle's clock may be off: its reply is dated by it and must not seem older than its message."""
+_LATE_SHARE: Final = 0.1
 
 
 class PollingGrid(Grid):
@@ -37,30 +42,50 @@ class PollingGrid(Grid):
     ) -> Iterator[Message]:
         """Send all, then yield replies as they come, until all came or `timeout` seconds passed.
 
-        A message that could not be sent has no reply.
+        A message that could not be sent has no reply. With a timeout messages expire soon after it: else a
+        vehicle could come back to work that nobody waits for, within Flower's 12 hours.
         """
-        end_s = None if timeout is None else self._now_s() + timeout
+        sent = list(messages)
+        end_s = None
+        if timeout is not None:
+            end_s = self._now_s() + timeout
+            for message in sent:
+                message.metadata.ttl = timeout + CLOCK_SLACK_S
         # Flower's grid puts None in place of what it could not push.
-        waiting = [key for key in self._grid.push_messages(list(messages)) if key]
-        pause_s = FIRST_PAUSE_S
+        waiting = [key for key in self._grid.push_messages(sent) if key]
+        news_s = self._now_s()
         while waiting and (end_s is None or self._now_s() < end_s):
             begin_s = self._now_s()
             answered: set[str] = set()
-            for key in waiting:
-                replies = list(self._grid.pull_messages([key]))
-                if replies:
-                    answered.add(key)
-                while replies:
-                    # Popped and not named: the next reply must not find this one still held.
-                    yield replies.pop()
+            for key, box in self._boxes(waiting):
+                answered.add(key)
+                # Popped and not named: the next reply must not find this one still held.
+                yield box.pop()
             waiting = [key for key in waiting if key not in answered]
             if not waiting:
                 return
-            # A sweep over many vehicles takes time itself: never poll more than half of it.
-            sweep_s = self._now_s() - begin_s
-            pause_s = FIRST_PAUSE_S if answered else min(2.0 * pause_s, LONGEST_PAUSE_S)
+            if answered:
+                # Whoever takes replies needs time as well: what it took says nothing about the next one.
+                news_s = self._now_s()
+                pause_s = FIRST_PAUSE_S
+            else:
+                # A sweep over many vehicles takes time itself: never poll more than half of it.
+                sweep_s = self._now_s() - begin_s
+                quiet_s = self._now_s() - news_s
+                pause_s = max(min(_LATE_SHARE * quiet_s, LONGEST_PAUSE_S), FIRST_PAUSE_S, sweep_s)
             left_s = pause_s if end_s is None else max(0.0, end_s - self._now_s())
-            self._sleep(min(max(pause_s, sweep_s), left_s))
+            self._sleep(min(pause_s, left_s))
+
+    def _boxes(self, waiting: list[str]) -> Iterator[tuple[str, list[Message]]]:
+        """Replies that are there, each alone in a list, with the message that it replies to."""
+        if getattr(self._grid, "yields_replies", False):
+            source = iter(self._grid.pull_messages(waiting))
+            while box := list(itertools.islice(source, 1)):
+                yield box[0].metadata.reply_to_message_id, box
+            return
+        for key in waiting:
+            if box := list(self._grid.pull_messages([key])):
+                yield key, box
 
     def set_run(self, run: Any) -> None:
         """As the wrapped grid; Flower does not publish the type of a run."""

@@ -52,6 +52,7 @@ class RoundInProgress:
     names: Mapping[int, str]
     nodes: Mapping[str, int]
     model: PublishedModel
+    settings_json: str
     update_state: UpdateState
     optimizer_state: OptimizerState
     intake: Intake | None = None

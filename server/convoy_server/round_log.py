@@ -37,11 +37,14 @@ class ShardRecord:
         vehicles: Who was asked.
         summed: Whose update is in the sum.
         attempts: Sums tried; each after the first because the one before overflowed.
-        wrap_ratio: Spread of the sum over its range: 0.22 is right, above 0.30 is never applied.
+        wrap_ratio: Spread of the sum over its range: 0.22 is right; above 0.30, with few bits and many
+            vehicles up to 0.50, it is never applied.
         modulus_bits: Bits a parameter.
         step: Of the quantizer, in parameter units.
         culprits: Who sent wrong shares.
         given_up: Why there is no sum; None where there is one.
+        helpers: Whom the vehicles masked for; none: they masked pairwise with each other.
+        helpers_lost: Helpers whose mask sum did not come or was refused.
     """
 
     vehicles: tuple[str, ...]
@@ -52,6 +55,8 @@ class ShardRecord:
     step: float
     culprits: tuple[str, ...] = ()
     given_up: str | None = None
+    helpers: tuple[str, ...] = ()
+    helpers_lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from convoy_protos.v1.secure_sum_pb2 import SumTerms
 from convoy_server.admission import Expectation
 from convoy_server.cohort import into_shards
 from convoy_server.run_config import RunConfig
-from convoy_server.secure_sums import Ask, ShardSum, SumKind, run_secure_sums
+from convoy_server.secure_sums import run_secure_sums
+from convoy_server.shard_sums import Ask, ShardSum, SumKind
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def sum_scores(
     run: RunConfig,
     expected: Expectation,
     model_digest: bytes,
+    settings_digest: bytes,
     *,
     keys: Party,
     ask: Ask,
@@ -66,6 +68,7 @@ def sum_scores(
         run: What to do.
         expected: What an update of this round must say about itself.
         model_digest: Of the model that was scored.
+        settings_digest: Of the settings that scoring goes by.
         keys: Whose fleet this is.
         ask: How messages travel.
         now: For certificates.
@@ -90,6 +93,7 @@ def sum_scores(
             attempt=attempt,
             model_digest=model_digest,
             schema_digest=expected.schema_digest,
+            settings_digest=settings_digest,
             parameter_count=0,
             modulus_bits=MIN_MODULUS_BITS,
             step=1.0,

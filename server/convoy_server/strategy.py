@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -36,6 +37,8 @@ from convoy_protos.errors import MalformedMessageError, UsageError
 from convoy_protos.flower_messages import (
     CHECK_IN,
     EVALUATE,
+    HELPED_UPLOAD,
+    MASK_SUM,
     SHARE,
     TRAIN,
     UNMASK,
@@ -45,8 +48,9 @@ from convoy_protos.flower_messages import (
     read_evaluation,
 )
 from convoy_protos.protection import Protection, protection_of
-from convoy_protos.settings import to_table
+from convoy_protos.settings import settings_digest, to_table
 from convoy_protos.v1.federation_pb2 import RoundInstructions
+from convoy_protos.v1.secure_sum_pb2 import HelperKey
 from convoy_server.admission import Expectation, refuse_failed, refuse_foreign
 from convoy_server.aggregation import Aggregate
 from convoy_server.checkpoint import Checkpoint
@@ -61,6 +65,7 @@ from convoy_server.downlink import (
 from convoy_server.errors import NoVehiclesError, RefusedReplyError, TooManyAbandonedRoundsError
 from convoy_server.evaluation import CheckedEvaluation, check_evaluation, merge
 from convoy_server.intake import Intake, MaskedIntake, Settled, SingleIntake, shard_record
+from convoy_server.mask_helpers import choose_helpers
 from convoy_server.noise import NoisePlan
 from convoy_server.observer import RoundPhase, RunObserver, Wait, wait_line
 from convoy_server.optimizers.registry import optimizer_for
@@ -102,6 +107,8 @@ _EXCHANGES: dict[str, RoundPhase] = {
     SHARE: "share",
     UPLOAD: "upload",
     UNMASK: "unmask",
+    HELPED_UPLOAD: "upload",
+    MASK_SUM: "unmask",
 }
 
 
@@ -158,6 +165,8 @@ class FleetStrategy(Strategy):
         self._optimizer = optimizer_for(run.round)
         self._vehicles = VehicleDirectory(run.round.max_examples)
         self._scored_model = _last_round_is_scored(directory.records())
+        # After a restart all helpers have the same chances again.
+        self._helper_failures: Counter[str] = Counter()
         self._open: RoundInProgress | None = None
 
     @property
@@ -197,6 +206,7 @@ class FleetStrategy(Strategy):
         first = self._directory.checkpoint.round + 1
         self._wait_for_first_vehicles(grid, first)
         self._vehicles.meet(grid, self._run.round.join_deadline_s)
+        self._wait_for_helpers(grid)
         self._observer.run_started(self._run, self.examples, first)
         self.summary()
         config = ConfigRecord()
@@ -231,7 +241,9 @@ class FleetStrategy(Strategy):
         del config, arrays
         if self._keys is not None:
             self._keys = self._refresh_keys(self._keys)
-        nodes = self._vehicles.nodes_by_name(grid.get_node_ids())
+        connected = list(grid.get_node_ids())
+        everybody = self._vehicles.nodes_by_name(connected)
+        nodes = self._vehicles.training(connected)
         state = begin(server_round, len(nodes), self._run.round)
         rate = state.wanted / max(1, len(nodes))
         if self._run.round.sampling == "poisson":
@@ -262,9 +274,10 @@ class FleetStrategy(Strategy):
             state=state,
             expected=self._expectation(server_round),
             addresses=Addresses(()),
-            names={node: name for name, node in nodes.items()},
-            nodes=nodes,
+            names={node: name for name, node in everybody.items()},
+            nodes=everybody,
             model=model,
+            settings_json=self._settings_json(server_round, update_state.clip_norm),
             update_state=update_state,
             optimizer_state=checkpoint.optimizer_state,
             clip_norm=update_state.clip_norm,
@@ -294,6 +307,8 @@ class FleetStrategy(Strategy):
         if current.state.phase is not Phase.UNMASK:
             return None, None
         settled = current.settled = current.intake.settle()
+        for shard in settled.shards:
+            self._helper_failures.update(shard.helpers_lost)
         current.update_uplink_bytes = sum(current.traffic.uplink.values())
         # What was opened is spent, and what overflowed is known, also where the round is abandoned.
         current.update_state = current.update_state.replace(
@@ -409,9 +424,11 @@ class FleetStrategy(Strategy):
                 current.expected,
                 current.update_state,
                 current.model.digest,
+                settings_digest(current.settings_json),
                 keys=self._keys,
                 ask=lambda kind, requests: self._ask(current, kind, requests),
                 now=self._utc_now,
+                helpers=self._mask_helpers(current.nodes.values()),
                 noise=self._noise_at(current.clip_norm),
                 rate=current.rate,
             )
@@ -425,10 +442,21 @@ class FleetStrategy(Strategy):
             now=self._utc_now,
         )
 
+    def _mask_helpers(self, nodes: Iterable[int]) -> dict[str, HelperKey]:
+        """The helpers of a round; none where vehicles mask pairwise."""
+        assert self._keys is not None  # noqa: S101 - checked when built
+        return choose_helpers(
+            self._vehicles.helpers(nodes),
+            self._run.update.helpers,
+            self._keys.trust,
+            self._utc_now(),
+            self._helper_failures,
+        )
+
     def _ask(
         self, current: RoundInProgress, kind: str, contents: Mapping[str, RecordDict]
     ) -> Iterator[tuple[str, Message]]:
-        """One exchange of the secure sums; see convoy_server.secure_sums."""
+        """One exchange of the secure sums; see convoy_server.secure_sums and helped_sums."""
         assert self._grid is not None  # noqa: S101 - `start` sets it
         number = str(current.state.number)
         messages = []
@@ -526,6 +554,7 @@ class FleetStrategy(Strategy):
             self._run,
             current.expected,
             current.sent_model,
+            settings_digest(current.settings_json),
             keys=self._keys,
             ask=lambda kind, requests: self._ask(current, kind, requests),
             now=self._utc_now,
@@ -587,7 +616,7 @@ class FleetStrategy(Strategy):
         if noise is None:
             return True
         settings = self._run.round
-        fleet = len(list(grid.get_node_ids()))
+        fleet = len(self._vehicles.training(grid.get_node_ids()))
         wanted = begin(1, fleet, settings).wanted
         shard = min(wanted, self._run.update.shard_size)
         if shard < MIN_MEMBERS:
@@ -638,22 +667,26 @@ class FleetStrategy(Strategy):
         current.addresses = Addresses(messages)
         return messages, contents
 
-    def _instructions(self, current: RoundInProgress, model: PublishedModel) -> RoundInstructions:
-        run, number = self._run, current.state.number
-        factor = learning_rate_factor(number, run.round)
-        rate = run.training.learning_rate * factor
-        training = dataclasses.replace(run.training, learning_rate=rate)
-        privacy = dataclasses.replace(run.privacy, clip_norm=current.clip_norm)
+    def _settings_json(self, number: int, clip_norm: float | None) -> str:
+        """What vehicles go by in a round."""
+        run = self._run
+        rate = run.training.learning_rate * learning_rate_factor(number, run.round)
         tables = {
             "data": run.data,
             "model": run.model,
-            "training": training,
-            "privacy": privacy,
+            "training": dataclasses.replace(run.training, learning_rate=rate),
+            "privacy": dataclasses.replace(run.privacy, clip_norm=clip_norm),
             "update": run.update,
         }
+        return json.dumps({name: to_table(table) for name, table in tables.items()}, sort_keys=True)
+
+    def _instructions(self, current: RoundInProgress, model: PublishedModel) -> RoundInstructions:
+        run, number = self._run, current.state.number
         sealed = protection_of(self._codec) is Protection.SEALED
         keys = self._keys
-        revocations = keys.trust.revocations if sealed and keys is not None else None
+        # Whom vehicles seal to may be revoked; with pairwise masks the roster brings the list.
+        sealing = sealed or run.update.helpers > 0
+        revocations = keys.trust.revocations if sealing and keys is not None else None
         return RoundInstructions(
             run_id=self._directory.checkpoint.run_id,
             round=number,
@@ -661,9 +694,7 @@ class FleetStrategy(Strategy):
             schema_digest=self._schema.digest,
             model_digest=model.digest,
             codec=self._codec,
-            settings_json=json.dumps(
-                {name: to_table(table) for name, table in tables.items()}, sort_keys=True
-            ),
+            settings_json=current.settings_json,
             aggregator=(
                 sign_sealing_key(keys.sealing_key, keys.identity)
                 if sealed and keys is not None and keys.sealing_key is not None
@@ -723,6 +754,23 @@ class FleetStrategy(Strategy):
                 return connected
             told = connected
             self._sleep(_NODE_POLL_S)
+
+    def _wait_for_helpers(self, grid: Grid) -> None:
+        """Wait until there are as many mask helpers as a sum has.
+
+        Raises:
+            NoVehiclesError: They are not in time.
+        """
+        wanted, limit_s = self._run.update.helpers, self._run.round.join_deadline_s
+        end_s = self._now_s() + limit_s
+        while wanted and (found := len(self._mask_helpers(grid.get_node_ids()))) < wanted:
+            if self._now_s() >= end_s:
+                raise NoVehiclesError(
+                    f"{found} of {wanted} mask helpers introduced themselves within {limit_s:g} s: "
+                    "start them, or lower [update] helpers, or raise [round] join_deadline_s"
+                )
+            self._sleep(_NODE_POLL_S)
+            self._vehicles.meet(grid, limit_s)
 
     def _announce(
         self,

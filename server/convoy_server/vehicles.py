@@ -5,7 +5,7 @@ known as "node-<id>", takes part under that name and is refused under it.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from convoy_protos.errors import MalformedMessageError
 from convoy_protos.flower_messages import QUERY_PROFILE, read_profile
 from convoy_protos.v1.federation_pb2 import VehicleProfile
+from convoy_protos.v1.secure_sum_pb2 import HelperKey
 from convoy_server.admission import one_line, refuse_failed
 from convoy_server.errors import RefusedReplyError
 
@@ -31,10 +32,14 @@ class Introduction:
     Attributes:
         vehicle_id: Unique in the fleet.
         train_examples: Training examples it has.
+        helper: What seeds are sealed to, if it says that it is a mask helper; not checked.
+        helper_only: Whether it never trains.
     """
 
     vehicle_id: str
     train_examples: int
+    helper: HelperKey | None = None
+    helper_only: bool = False
 
 
 class Addresses:
@@ -69,9 +74,10 @@ class VehicleDirectory:
 
     def meet(self, grid: Grid, timeout_s: float) -> None:
         """Ask every node that has not introduced itself, a few times at most."""
+        connected = frozenset(grid.get_node_ids())
         strangers = [
             node
-            for node in sorted(grid.get_node_ids())
+            for node in sorted(connected)
             if node not in self._introductions and self._attempts.get(node, 0) < _MAX_ATTEMPTS
         ]
         if not strangers:
@@ -89,9 +95,11 @@ class VehicleDirectory:
                 answers[sender] = read_introduction(reply, self._max_examples)
             except RefusedReplyError as error:
                 logger.warning("node %d did not introduce itself: %s", sender, error)
+                if error.reason == "not_now":  # a vehicle that drives when a run starts
+                    self._attempts[sender] -= 1
         # In the order of node ids, not of arrival: who may keep a name must not be a race.
         for node in sorted(answers):
-            self._admit(node, answers[node])
+            self._admit(node, answers[node], connected)
 
     def name_of(self, node: int) -> str:
         """The vehicle's id, or "node-<id>"."""
@@ -102,19 +110,35 @@ class VehicleDirectory:
         """Nodes by the name of their vehicle."""
         return {self.name_of(node): node for node in nodes}
 
-    def examples(self) -> dict[str, int]:
-        """Training examples by vehicle id, of those that introduced themselves."""
-        known = sorted(self._introductions.values(), key=lambda one: one.vehicle_id)
-        return {one.vehicle_id: one.train_examples for one in known}
+    def training(self, nodes: Iterable[int]) -> dict[str, int]:
+        """The same without those that only help to mask."""
+        known = self._introductions
+        return self.nodes_by_name(
+            node for node in nodes if node not in known or not known[node].helper_only
+        )
 
-    def _admit(self, node: int, introduction: Introduction) -> None:
-        if introduction.vehicle_id in {one.vehicle_id for one in self._introductions.values()}:
+    def helpers(self, nodes: Iterable[int]) -> dict[str, HelperKey]:
+        """What those nodes that say they are mask helpers offer, by name."""
+        known = [self._introductions[node] for node in nodes if node in self._introductions]
+        return {one.vehicle_id: one.helper for one in known if one.helper is not None}
+
+    def examples(self) -> dict[str, int]:
+        """Training examples by vehicle id, of those that introduced themselves and train."""
+        known = sorted(self._introductions.values(), key=lambda one: one.vehicle_id)
+        return {one.vehicle_id: one.train_examples for one in known if not one.helper_only}
+
+    def _admit(self, node: int, introduction: Introduction, connected: Collection[int]) -> None:
+        name = introduction.vehicle_id
+        others = [other for other, one in self._introductions.items() if one.vehicle_id == name]
+        if any(other in connected for other in others):
             logger.warning(
-                "node %d claims the id %s of another node and keeps its number",
-                node,
-                introduction.vehicle_id,
+                "node %d claims the id %s of another node and keeps its number", node, name
             )
             return
+        for other in others:
+            logger.info("vehicle %s is back as node %d; it was node %d", name, node, other)
+            # Should that one come back as well, it must introduce itself again.
+            del self._introductions[other], self._attempts[other]
         self._introductions[node] = introduction
 
 
@@ -138,4 +162,9 @@ def read_introduction(reply: Message, max_examples: int) -> Introduction:
             "bad_example_count",
             f"expected at most {max_examples}, got {profile.train_examples}",
         )
-    return Introduction(name, profile.train_examples)
+    return Introduction(
+        name,
+        profile.train_examples,
+        helper=profile.helper if profile.HasField("helper") else None,
+        helper_only=profile.helper_only,
+    )

@@ -9,7 +9,8 @@ vehicle and the round alone, so a resumed run meets the same ones.
     car5 = { kind = "truncated", rounds = [2, 3] }
 
 Which reply: that to `train`; or, for what is wrong with an update as bytes, the one that carries it,
-which with masked updates is the upload of the secure sum.
+which with masked updates is the upload of the secure sum. "lost_helper" is for mask helpers: a roadside
+unit stands here under its name, as roadside0.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ from convoy_edge_client.vehicle_config import vehicle_of
 from convoy_protos import envelope
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
+    HELPED_UPLOAD,
+    MASK_SUM,
     SHARE,
     TRAIN,
     UNMASK,
@@ -136,6 +139,8 @@ def _round_of(message: Message) -> int:
 
 def _stage(message: Message, wanted: str) -> str:
     """The message type that a fault waits for."""
+    if message.metadata.message_type == HELPED_UPLOAD:
+        return HELPED_UPLOAD if wanted in (UPLOAD, _WHERE_THE_UPDATE_IS) else wanted
     if wanted != _WHERE_THE_UPDATE_IS:
         return wanted
     if message.metadata.message_type != TRAIN:
@@ -168,7 +173,9 @@ def _with_blob(change: Callable[[bytes], bytes]) -> Fault:
 
     def spoil(reply_of: Callable[[], Message], _state: RecordDict) -> Message:
         reply = reply_of()
-        reply.content = update_content(change(read_update(reply.content)))
+        spoilt = update_content(change(read_update(reply.content)))
+        # With mask helpers the sealed seeds stand beside it.
+        reply.content = RecordDict({**reply.content, **spoilt})
         return reply
 
     return Fault(spoil, _WHERE_THE_UPDATE_IS)
@@ -300,5 +307,6 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "lost_after_check_in": Fault(_vanish, SHARE),
     "lost_before_upload": Fault(_vanish, UPLOAD),
     "lost_before_unmask": Fault(_vanish, UNMASK),
+    "lost_helper": Fault(_vanish, MASK_SUM),
 }
 """Every kind there is."""

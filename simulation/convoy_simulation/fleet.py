@@ -81,6 +81,8 @@ class FleetConfig:
         camera: Size of the recorded pictures.
         recording: How drives are recorded.
         vehicle: Overrides by name: "car3", or the name of a recording.
+        roadside_units: Mask helpers that stand beside the road and do not train, where [update] helpers
+            asks for some; more than those stand by for one that is lost. 0: as many as those.
         engine: What clients run in: one after another, threads, or processes.
         workers: Threads or processes; 0 is one a core.
     """
@@ -94,6 +96,7 @@ class FleetConfig:
     camera: CameraSize = field(default_factory=CameraSize)
     recording: RecordingConfig = field(default_factory=RecordingConfig)
     vehicle: Mapping[str, VehicleOverride] = field(default_factory=dict)
+    roadside_units: int = 0
     engine: Literal["serial", "threads", "processes"] = "processes"
     workers: int = 0
 
@@ -109,6 +112,8 @@ class FleetConfig:
             raise ValueError(f"first_track_seed must not be negative, got {self.first_track_seed}")
         if not 1 <= self.jpeg_quality <= 95:
             raise ValueError(f"jpeg_quality must be in 1..95, got {self.jpeg_quality}")
+        if self.roadside_units < 0:
+            raise ValueError(f"roadside_units must not be negative, got {self.roadside_units}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 

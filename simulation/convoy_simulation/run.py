@@ -65,6 +65,7 @@ from convoy_simulation.vehicles import (
     check_sum_size,
     decode,
     recorded_vehicles,
+    roadside_units,
     simulated_vehicles,
     write_vehicle_files,
 )
@@ -118,7 +119,8 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
         if drives:
             check_unseen(scenario.fleet, scenario.closed_loop.track_seeds)
         vehicles = gather_vehicles(scenario, plan, observer)
-        check_vehicles(scenario.faults, [vehicle.vehicle_id for vehicle in vehicles])
+        units = roadside_units(scenario.update, scenario.fleet.roadside_units)
+        check_vehicles(scenario.faults, [*(vehicle.vehicle_id for vehicle in vehicles), *units])
         check_sum_size(scenario.update, scenario.round, len(vehicles))
         result = run_rounds(scenario, plan, vehicles, observer)
         trained = compare(scenario, plan.out, vehicles, observer)
@@ -198,7 +200,9 @@ def _fleet_grid(
     scenario: Scenario, plan: SimulationPlan, vehicles: Sequence[VehicleConfig]
 ) -> InProcessGrid:
     """The vehicles' app, once for each of them."""
-    files = write_vehicle_files(vehicles, plan.out / FLEET_FOLDER, scenario.update)
+    files = write_vehicle_files(
+        vehicles, plan.out / FLEET_FOLDER, scenario.update, scenario.fleet.roadside_units
+    )
     nodes: dict[int, UserConfig] = {
         FIRST_NODE + index: {NODE_CONFIG_KEY: str(file)} for index, file in enumerate(files)
     }
@@ -257,6 +261,7 @@ def release_model(
         with _fleet_grid(scenario, plan, vehicles) as grid:
             return ask_for_ranges(
                 grid,
+                [FIRST_NODE + index for index in range(len(vehicles))],
                 network,
                 names,
                 vehicles=run.release.calibration_vehicles,

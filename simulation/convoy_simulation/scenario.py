@@ -79,6 +79,12 @@ class Scenario:
 
     def __post_init__(self) -> None:
         run_config(self)
+        units, helpers = self.fleet.roadside_units, self.update.helpers
+        if 0 < units < helpers or (units and not helpers):
+            raise ValueError(
+                f"[fleet] roadside_units = {units} and [update] helpers = {helpers}: name at least as "
+                "many units as helpers, or leave roadside_units out"
+            )
 
     def with_overrides(self, *, rounds: int | None = None, seed: int | None = None) -> "Scenario":
         """What the command line says instead; None leaves the file's word.

@@ -27,6 +27,8 @@ from convoy_simulation.worker_pool import Progress, run_jobs
 
 logger = logging.getLogger(__name__)
 
+ROADSIDE_UNIT = "roadside"
+"""With a number: mask helpers that do not train."""
 AGGREGATOR = "aggregator"
 """Inside the folder of the vehicles' files: the server's certificate and keys."""
 IDENTITIES_FOLDER = "identities"
@@ -121,17 +123,36 @@ def check_sum_size(update: UpdateConfig, rounds: RoundConfig, vehicle_count: int
         )
 
 
+def roadside_units(update: UpdateConfig, units: int = 0) -> list[str]:
+    """Names of the nodes that only help to mask.
+
+    Args:
+        update: With the helpers that a masked sum asks for.
+        units: [fleet] roadside_units; 0: as many as these.
+    """
+    count = max(units, update.helpers) if update.helpers else 0
+    return [f"{ROADSIDE_UNIT}{number}" for number in range(count)]
+
+
 def write_vehicle_files(
-    vehicles: Sequence[VehicleConfig], folder: Path, update: UpdateConfig
+    vehicles: Sequence[VehicleConfig], folder: Path, update: UpdateConfig, units: int = 0
 ) -> list[Path]:
     """One configuration file and one identity a vehicle, keys for the server, and `fleet.json`.
 
+    Where updates are masked for helpers, as many roadside units come after the vehicles.
+
     The fleet's CA lives as long as this call: a simulation has no use for it later, and keys do not
     show in any result. What a real vehicle's owner decides follows from the scenario here: vehicles
-    agree to the codec that it names.
+    agree to the codec that it names, and to as many mask helpers.
+
+    Args:
+        vehicles: Who takes part.
+        folder: Where the files go.
+        update: How updates travel.
+        units: [fleet] roadside_units.
 
     Returns:
-        The vehicles' files, in the order of the vehicles.
+        The vehicles' files, in the order of the vehicles, then those of the roadside units.
     """
     now = datetime.now(UTC)
     authority = FleetAuthority.create(now)
@@ -147,8 +168,20 @@ def write_vehicle_files(
             identity=str(keys.resolve()),
             least_protection=_AGREED[protection_of(update.wire_name)],
             minimum_cohort=min(vehicle.minimum_cohort, update.minimum_cohort),
+            minimum_helpers=max(1, update.helpers),
         )
         save_vehicle_config(own, file)
+    for name in roadside_units(update, units):
+        keys = folder / IDENTITIES_FOLDER / name
+        key = generate_sealing_key(update.sealing_suite, os.urandom)
+        _save(keys, authority, authority.issue(name, Role.HELPER, now), key)
+        unit = VehicleConfig(
+            vehicle_id=name,
+            helper_identity=str(keys.resolve()),
+            minimum_cohort=update.minimum_cohort,
+        )
+        files.append(folder / f"{name}.json")
+        save_vehicle_config(unit, files[-1])
     save_fleet([Path(file.name) for file in files], folder / "fleet.json")
     return files
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(BENCHMARKS.glob("*.py"))
+SCRIPTS = sorted(
+    one for kind in ("bench", "compare", "sweep") for one in BENCHMARKS.glob(f"{kind}_*.py")
+)
 
 
 def test_there_are_benchmarks():
@@ -16,6 +18,7 @@ def test_there_are_benchmarks():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_benchmark_imports_without_measuring(script, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # as for a script
     spec = importlib.util.spec_from_file_location(f"benchmark_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up

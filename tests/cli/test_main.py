@@ -1,5 +1,6 @@
 """The `convoy` command: its verbs, its exit codes, its one line of error."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convoy_cli.main import ending, run
+from convoy_cli.main import ending, main, run
 from convoy_cli.verbs import help_text, installed_verbs, repeat_options
 
 VERBS = '''
@@ -247,6 +248,20 @@ def test_the_installed_command_lists_its_verbs_quickly_and_without_heavy_imports
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert {verb.name.split()[0] for verb in installed_verbs()} <= set(done.stdout.split())
+
+
+def test_flower_may_not_phone_home_whatever_the_verb(monkeypatch, capsys):
+    """Flower reads these when it is imported, which no verb does before."""
+    monkeypatch.setattr(os, "environ", {"FLWR_TELEMETRY_ENABLED": "1"})
+    monkeypatch.setattr(sys, "argv", ["convoy", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ == {
+        "FLWR_TELEMETRY_ENABLED": "1",  # its owner's wish
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+    capsys.readouterr()
 
 
 def test_the_version_is_that_of_the_distribution(capsys):

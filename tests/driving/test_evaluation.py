@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_recordings import make_dataset
 
 from convoy_driving.dataset import pool
-from convoy_driving.evaluation import EvaluationCounts, count, evaluate, torch_predictor
+from convoy_driving.evaluation import BATCH, EvaluationCounts, count, evaluate, torch_predictor
 from convoy_driving.models.registry import ModelConfig, build_model
 
 examples = st.lists(
@@ -107,6 +107,24 @@ def test_a_predictor_sees_exactly_the_chosen_frames():
     assert np.array_equal(np.concatenate(seen), held_BHWC)
     assert counts.example_count == len(held_BHWC) == 85
     assert counts.class_correct[0] == counts.class_correct[2] == 0
+
+
+def test_evaluation_gives_way_before_every_batch():
+    dataset = make_dataset(2 * BATCH + 1)
+    order = []
+
+    def predict(frames_BHWC):
+        order.append(len(frames_BHWC))
+        return np.zeros((len(frames_BHWC), 3), np.float32), np.zeros(len(frames_BHWC), np.float32)
+
+    evaluate(
+        predict,
+        dataset,
+        np.arange(2 * BATCH + 1),
+        between_batches=lambda: order.append("pause"),
+    )
+
+    assert order == ["pause", BATCH, "pause", BATCH, "pause", 1]
 
 
 def test_a_torch_network_predicts_in_evaluation_mode_and_keeps_read_only_frames():

@@ -151,6 +151,24 @@ def test_a_crash_while_building_leaves_no_cache_file(tmp_path):
     assert len(cached_frames([CountingReader()], CONFIG, tmp_path).lap_N) == 20
 
 
+def test_decoding_gives_way_between_two_frames_and_may_be_left_for_later(tmp_path):
+    pauses = []
+    cached_frames([CountingReader(20)], CONFIG, tmp_path, between_frames=lambda: pauses.append(1))
+    assert len(pauses) == 20
+
+    class NeededElsewhereError(Exception):
+        pass
+
+    def leave():
+        raise NeededElsewhereError
+
+    with pytest.raises(NeededElsewhereError):
+        cached_frames([CountingReader(20, "b")], CONFIG, tmp_path, between_frames=leave)
+    assert not list(tmp_path.glob("*.building"))
+    cached_frames([CountingReader(20, "b")], CONFIG, tmp_path)
+    cached_frames([CountingReader(20, "b")], CONFIG, tmp_path, between_frames=leave)  # is there
+
+
 def test_what_a_killed_builder_left_behind_is_overwritten(tmp_path):
     key = cache_key([CountingReader()], CONFIG)
     (tmp_path / f"{key}.building").write_bytes(b"half a file")

@@ -247,6 +247,17 @@ def test_an_update_for_a_masked_sum_stays_and_only_its_notice_goes(ask, own_cont
     assert update.update_N.tobytes() == trained(ask, context=own_context())[1].tobytes()
 
 
+def test_what_waits_for_a_sum_names_the_settings_that_it_was_made_with(ask, own_context):
+    def digest(kind, **training):
+        context = own_context(metrics="summed")
+        ask(kind, context=context, training=training, codec="masked/1")
+        return kept(context.state).settings_digest
+
+    for kind in ("train", "evaluate"):
+        still, learning = digest(kind, learning_rate=1e-9), digest(kind, learning_rate=0.1)
+        assert digest(kind, learning_rate=0.1) == learning != still
+
+
 def test_a_vehicle_that_withholds_its_figures_names_none_of_them(ask, own_context):
     context = own_context(metrics="withheld")
 

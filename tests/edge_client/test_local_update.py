@@ -24,6 +24,7 @@ UPDATE = LocalUpdate(
     run_id="run",
     round_number=4,
     schema_digest=b"s" * 32,
+    settings_digest=b"t" * 32,
     model_digest=b"m" * 32,
     update_N=np.array([0.5, -0.0, 1e-45, 3e38, 1 / 3], np.float32),
     example_count=2**40,

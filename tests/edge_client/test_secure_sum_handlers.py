@@ -51,6 +51,7 @@ FIELDS = {
     "attempt": 1,
     "model_digest": b"m" * 32,
     "schema_digest": b"s" * 32,
+    "settings_digest": b"t" * 32,
     "parameter_count": PARAMETERS,
     "modulus_bits": 12,
     "step": 0.01,
@@ -75,6 +76,7 @@ def an_update(number=0, **changes):
         "run_id": "run",
         "round_number": 4,
         "schema_digest": b"s" * 32,
+        "settings_digest": b"t" * 32,
         "model_digest": b"m" * 32,
         "update_N": (0.1 * rng.standard_normal(PARAMETERS)).astype(np.float32),
         "example_count": 20 + 10 * number,
@@ -188,7 +190,7 @@ class Sum:
         )
         lane_sum.subtract(masks_P)
         counters = dict(zip(SUM_COUNTERS, map(int, counters_C - masks_C), strict=True))
-        return lanes.decode(lane_sum.lanes_P), counters
+        return lanes.decode(lane_sum.lanes_P, len(self.blobs)), counters
 
 
 def secrets_in(session):
@@ -228,6 +230,7 @@ def test_the_envelope_says_whose_update_of_what_it_is(fleet):
         ({"round": 5}, "round"),
         ({"model_digest": bytes(32)}, "model"),
         ({"schema_digest": bytes(32)}, "schema"),
+        ({"settings_digest": bytes(32)}, "set of settings"),
         ({"parameter_count": PARAMETERS + 1}, "length"),
     ],
 )
@@ -611,6 +614,7 @@ def the_scores(number=0, **changes):
         "run_id": "run",
         "round_number": 4,
         "schema_digest": b"s" * 32,
+        "settings_digest": b"t" * 32,
         "model_digest": b"n" * 32,
         "counters": tuple(100 * number + place for place in range(len(SCORE_COUNTERS))),
     }

@@ -42,6 +42,7 @@ def an_update(values=(0.5, -2.0, 3.0)):
         run_id="run",
         round_number=4,
         schema_digest=b"s" * 32,
+        settings_digest=b"t" * 32,
         model_digest=b"m" * 32,
         update_N=np.array(values, np.float32),
         example_count=10,

@@ -29,6 +29,8 @@ def test_a_configuration_comes_back_as_it_was_saved(tmp_path):
         least_protection="sealed",
         minimum_cohort=7,
         metrics="withheld",
+        minimum_helpers=2,
+        helper_identity=str(tmp_path / "helper"),
     )
 
     save_vehicle_config(config, tmp_path / "deep" / "van-7.json")
@@ -42,6 +44,7 @@ def test_relative_paths_start_at_the_file(tmp_path):
         "recordings": ["tubs/monday"],
         "cache_dir": "cache",
         "identity": "keys/van-7",
+        "helper_identity": "keys/helper",
     }
     (tmp_path / "van-7.json").write_text(json.dumps(written))
 
@@ -50,6 +53,7 @@ def test_relative_paths_start_at_the_file(tmp_path):
     assert config.recordings == (str(tmp_path / "tubs/monday"),)
     assert config.cache_dir == str(tmp_path / "cache")
     assert config.identity == str(tmp_path / "keys/van-7")
+    assert config.helper_identity == str(tmp_path / "keys/helper")
 
 
 def test_absolute_paths_stay_as_they_are(tmp_path):
@@ -70,7 +74,19 @@ def test_a_vehicle_that_says_nothing_about_it_is_protected_as_well_as_can_be(tmp
     assert config.protection is Protection.MASKED
     assert config.minimum_cohort == 3
     assert config.metrics == "clear"
-    assert config.identity == ""  # and not the folder that the file is in
+    assert config.minimum_helpers == 1
+    assert (config.identity, config.helper_identity) == (
+        "",
+        "",
+    )  # not the folder that the file is in
+
+
+def test_a_roadside_unit_needs_its_helper_s_folder_alone(tmp_path):
+    (tmp_path / "unit.json").write_text('{"vehicle_id": "unit", "helper_identity": "keys"}')
+
+    config = load_vehicle_config(tmp_path / "unit.json")
+
+    assert (config.recordings, config.helper_identity) == ((), str(tmp_path / "keys"))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +131,7 @@ def written_with(key, value):
         (written_with("minimum_cohort", 0), SettingsError, "minimum_cohort must be"),
         (written_with("minimum_cohort", 129), SettingsError, "minimum_cohort must be"),
         (written_with("minimum_cohort", 3.0), SettingsError, "expected int"),
+        (written_with("minimum_helpers", 0), SettingsError, "minimum_helpers must be in 1..8"),
         (
             written_with("metrics", "hidden"),
             SettingsError,

@@ -30,7 +30,7 @@ def test_problems_are_told_from_the_rest():
 
 def test_each_finding_is_a_line_and_brackets_stay_as_they_are():
     text = io.StringIO()
-    print_findings(FOUND, Console(file=text, width=100))
+    print_findings(FOUND, Console(file=text, width=20))
     lines = text.getvalue().splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["ok", "disk"],

@@ -2,6 +2,7 @@
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.corestate import sql_corestate
 
 from convoy_protos.flower_internals import (
     CLIENT_APP_RAISED,
@@ -72,3 +73,8 @@ def test_a_context_owns_its_configuration():
 
 def test_an_empty_run_has_its_id():
     assert empty_run(9).run_id == 9
+
+
+def test_flower_says_where_it_keeps_how_long_an_upload_may_rest():
+    """`make_superlink` changes it there: a release that moves it fails here."""
+    assert sql_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS in (180, 3600)

@@ -7,6 +7,7 @@ from masked_cars import (
     ROUND,
     RUN_ID,
     SCHEMA,
+    SETTINGS,
     MaskedCars,
     make_cars,
     plain_mean,
@@ -105,6 +106,7 @@ def masked_intake(
         expectation(round_number=round_number),
         state or UpdateState(),
         MODEL,
+        SETTINGS,
         keys=keys(),
         ask=fleet.ask,
         now=lambda: NOW,
@@ -137,6 +139,7 @@ def test_the_terms_say_what_the_round_is_about():
 
     assert (terms.run_id, terms.round, terms.shard, terms.attempt) == (RUN_ID, ROUND, 0, 1)
     assert (terms.model_digest, terms.schema_digest) == (MODEL, SCHEMA)
+    assert terms.settings_digest == SETTINGS
     assert (terms.parameter_count, terms.modulus_bits) == (PARAMETERS, 9)
     assert (terms.minimum_cohort, terms.deadline_s) == (2, 7)
     assert not terms.helpers

@@ -1,18 +1,20 @@
 """Reading any grid one reply at a time, against a grid and a clock that exist only here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from fleet_double import fleet_grid
 
-from convoy_server.polling_grid import LONGEST_PAUSE_S, PollingGrid, streaming
+from convoy_server.polling_grid import CLOCK_SLACK_S, LONGEST_PAUSE_S, PollingGrid, streaming
 
 
 @dataclass(frozen=True)
 class FakeMessage:
-    """Only its number matters."""
+    """Only its number matters, and how long it is good for."""
 
     number: int
+    metadata: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(ttl=43_200.0))
 
 
 class FakeGrid:
@@ -24,9 +26,11 @@ class FakeGrid:
         self.pulled = []
         self.pauses = []
         self.pulls = 0
+        self.ttls = []
 
     def push_messages(self, messages):
         """See flwr.serverapp.Grid."""
+        self.ttls = [message.metadata.ttl for message in messages]
         return [
             None if self.ready_s[message.number] == "refused" else str(message.number)
             for message in messages
@@ -73,6 +77,13 @@ def test_the_deadline_ends_the_waiting():
     assert fake.now_s == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize(("timeout", "ttl"), [(10.0, 10.0 + CLOCK_SLACK_S), (None, 43_200.0)])
+def test_messages_expire_soon_after_nobody_waits_for_their_replies(timeout, ttl):
+    fake = FakeGrid([0.0, 0.0])
+    assert list(replies(fake, timeout)) == [0, 1]
+    assert fake.ttls == [ttl, ttl]
+
+
 def test_a_message_that_could_not_be_sent_is_not_waited_for():
     fake = FakeGrid([0.0, "refused"])
     assert list(replies(fake, None)) == [0]
@@ -83,8 +94,30 @@ def test_polls_grow_rare_while_nothing_comes_and_frequent_when_something_does():
     fake = FakeGrid([60.0, 60.5])
     assert list(replies(fake, None)) == [0, 1]
     assert max(fake.pauses) == LONGEST_PAUSE_S
-    assert fake.pulls < 100
-    assert fake.now_s < 61.0
+    assert fake.pulls < 200
+    assert fake.now_s < 60.5 + LONGEST_PAUSE_S
+
+
+def test_a_reply_that_took_long_to_use_does_not_keep_the_next_one_waiting():
+    fake = FakeGrid([0.0, 1.0])
+    stream = replies(fake, None)
+    assert next(stream) == 0
+    fake.now_s = 5.0  # it was a large one
+    assert next(stream) == 1
+    assert fake.now_s == 5.0
+
+
+def test_a_sweep_that_takes_long_is_followed_by_as_long_a_pause():
+    fake = FakeGrid([60.0] * 3)
+    pull = fake.pull_messages
+
+    def slow(message_ids):
+        fake.now_s += 1.0
+        return pull(message_ids)
+
+    fake.pull_messages = slow
+    assert list(replies(fake, None)) == [0, 1, 2]
+    assert min(fake.pauses) >= 3.0
 
 
 def test_no_messages_no_replies():

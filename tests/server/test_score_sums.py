@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from masked_cars import MODEL, ROUND, RUN_ID, SCHEMA, Car, MaskedCars
+from masked_cars import MODEL, ROUND, RUN_ID, SCHEMA, SETTINGS, Car, MaskedCars
 from small_sum import NOW, authority, identity
 
 from convoy_compression.update.codec import UpdateConfig
@@ -53,7 +53,9 @@ def summed(cars, run=RUN, spoil=None):
         sealing_key=None,
     )
     names = [car.name for car in cars]
-    sums = sum_scores(names, run, EXPECTED, MODEL, keys=keys, ask=fleet.ask, now=lambda: NOW)
+    sums = sum_scores(
+        names, run, EXPECTED, MODEL, SETTINGS, keys=keys, ask=fleet.ask, now=lambda: NOW
+    )
     return sums, fleet
 
 

@@ -115,6 +115,7 @@ def test_every_fault_and_every_reason_is_covered():
         "lost_after_check_in",
         "lost_before_upload",
         "lost_before_unmask",
+        "lost_helper",
         "wrong_context",
         "forged_signature",
     }

@@ -189,6 +189,7 @@ def test_every_fault_is_watched_under_masks():
         "zero_examples",  # a vehicle may keep its count for the masked sum
         "poison",  # nothing is wrong with it by itself
         "lost_before_unmask",
+        "lost_helper",  # test_helped_federation.py
     }
     assert set(REFUSED) | set(LOST) | elsewhere == set(FAULTS)
 

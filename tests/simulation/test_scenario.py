@@ -165,6 +165,13 @@ def test_what_the_demo_switches_off_can_be_switched_on(tmp_path):
     assert scenario.faults.vehicles["car5-rain"].rounds == (2, 3)
 
 
+@pytest.mark.parametrize(("units", "helpers"), [(1, 2), (1, 0)])
+def test_too_few_roadside_units_are_refused(tmp_path, units, helpers):
+    text = f"[fleet]\nroadside_units = {units}\n[update]\nhelpers = {helpers}\n"
+    with pytest.raises(SettingsError, match=r"mine\.toml: \[fleet\] roadside_units = 1 and"):
+        load_scenario(scenario_file(tmp_path, text))
+
+
 def test_tables_that_do_not_go_together_are_refused_by_name(tmp_path):
     text = '[privacy]\nclip_norm = 1.0\nnoise_multiplier = 1.0\n[update]\ncodec = "sealed"\n'
     with pytest.raises(SettingsError, match=r"mine\.toml: noise_multiplier needs codec masked"):

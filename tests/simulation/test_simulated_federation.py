@@ -26,7 +26,7 @@ REASONS = {
 }
 
 
-OF_A_SECURE_SUM = {"lost_after_check_in", "lost_before_upload", "lost_before_unmask"}
+OF_A_SECURE_SUM = {"lost_after_check_in", "lost_before_upload", "lost_before_unmask", "lost_helper"}
 """Stages that only masked updates pass; test_protected_federation.py watches them."""
 OF_A_SIGNATURE = {"wrong_context", "forged_signature"}
 """What updates in the clear do not have, or nobody looks at."""

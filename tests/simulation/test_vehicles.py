@@ -11,6 +11,7 @@ import pytest
 from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_edge_client.vehicle_config import load_vehicle_config
+from convoy_privacy.certificates import Role
 from convoy_privacy.party import load_party
 from convoy_protos.errors import UsageError
 from convoy_server.rounds import RoundConfig
@@ -22,6 +23,7 @@ from convoy_simulation.vehicles import (
     decode,
     load,
     recorded_vehicles,
+    roadside_units,
     write_vehicle_files,
 )
 from convoy_simulation.worker_pool import no_progress
@@ -101,6 +103,28 @@ def test_the_files_that_are_written_are_the_vehicles_that_were_given(tubs, tmp_p
     listed = json.loads((tmp_path / "out" / "fleet" / "fleet.json").read_text())
     assert listed == ["car0.json", "car1.json", "parked.json"]
     assert len(load(found[1], SMALL).steering_N) == 60
+
+
+@pytest.mark.parametrize(("units", "count"), [(0, 2), (3, 3)])
+def test_roadside_units_come_after_the_vehicles_where_helpers_are_asked_for(
+    tubs, tmp_path, units, count
+):
+    found = recorded_vehicles([tubs], FleetConfig(), tmp_path / "cache")
+    update = UpdateConfig(helpers=2)
+    files = write_vehicle_files(found, tmp_path / "fleet", update, units)
+
+    helpers = [load_vehicle_config(file) for file in files[len(found) :]]
+    assert len(helpers) == count
+    assert [one.vehicle_id for one in helpers] == roadside_units(update, units)
+    for one in helpers:
+        party = load_party(Path(one.helper_identity), datetime.now(UTC))
+        assert (party.identity.name, party.role) == (one.vehicle_id, Role.HELPER)
+        assert party.sealing_key is not None
+    assert {load_vehicle_config(file).minimum_helpers for file in files[: len(found)]} == {2}
+
+
+def test_without_helpers_there_are_no_roadside_units():
+    assert roadside_units(UpdateConfig(), 3) == []
 
 
 @pytest.mark.parametrize(

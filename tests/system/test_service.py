@@ -1,150 +1,98 @@
 """The cloud service and resident agents, as processes on 127.0.0.1: a run comes through whatever dies."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
+import contextlib
 from pathlib import Path
 
-import psutil
 import pytest
-from small_doors import server_in
-from small_federation import PLAIN, round_lines, small_run
+from small_federation import (
+    PLAIN,
+    model_bytes,
+    protect,
+    round_lines,
+    run_small_federation,
+    small_run,
+)
 from small_fleet import record_small_fleet
+from small_service import Service, wait_for_a_round, wait_until_finished
 
+from convoy_compression.update.codec import UpdateConfig
 from convoy_edge_client.vehicle_config import load_vehicle_config
-from convoy_protos.flower_internals import register_node, start_run
-from convoy_protos.run_bundle import NAME_KEY, RUN_KEY, build_run_bundle
 from convoy_server.audit import verify_audit
-from convoy_server.run_config import run_config_to_json
-from convoy_server.service.status_file import read_status
+from convoy_simulation.vehicles import AGGREGATOR
 
-CONVOY = Path(sys.executable).parent / "convoy"
-AGENT_TOML = """\
-[vehicle]
-vehicle_id = "{name}"
-recordings = ["{recordings}"]
-identity = ""
-least_protection = "none"
-[server]
-address = "127.0.0.1:{port}"
-root_certificates = "{ca}"
-[guards]
-minimum_free_memory_mb = 0
-minimum_free_disk_mb = 0
-"""
+MASKED = UpdateConfig(codec="masked", modulus_bits=12, exchange_deadline_s=100.0)
 
 
 @pytest.fixture
-def service(tmp_path):
-    """Starts processes; at the end each of them is ended by its id."""
-    started = []
+def serve(tmp_path):
+    """Makes the service; nothing of it runs afterwards."""
+    with contextlib.ExitStack() as stack:
 
-    def start(*arguments):
-        with (tmp_path / f"log-{len(started)}").open("wb") as log:
-            process = subprocess.Popen([str(CONVOY), *arguments], stdout=log, stderr=log)
-        started.append(process)
-        return process
+        def make(aggregator="aggregator"):
+            service = Service(tmp_path, aggregator)
+            stack.callback(service.end)
+            return service
 
-    yield start
-    for process in reversed(started):
-        process.terminate()
-    for process in reversed(started):
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        yield make
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_run_survives_the_death_of_every_process(service, tmp_path):
-    config, server_toml = server_in(tmp_path)
-    private = f"127.0.0.1:{config.private_door.port}"
-    supervisor = service("server", "--config", str(server_toml))
+def test_a_run_survives_the_death_of_every_process(serve, tmp_path):
     fleet = record_small_fleet(tmp_path / "fleet", vehicle_count=2)
-    agents = []
-    for name, file in fleet.vehicles.items():
-        folder = tmp_path / name
-        (folder / "state").mkdir(parents=True)
-        public_key = new_node_key(folder / "state" / "node.key")
-        wait_for(partial(registers, private, public_key, name), 120, "the SuperLink is up")
-        recordings = load_vehicle_config(file).recording_paths[0]
-        (folder / "agent.toml").write_text(
-            AGENT_TOML.format(
-                name=name,
-                recordings=recordings,
-                port=config.fleet_door.port,
-                ca=config.fleet_door.ca,
-            )
-        )
-        agents.append(service("agent", "--config", str(folder / "agent.toml")))
-
+    service = serve()
+    service.start_server()
+    for file in fleet.vehicles.values():
+        service.let_in(load_vehicle_config(file))
+    service.start_agents()
     rounds = 12
-    run = small_run(rounds=rounds, evaluate_every=4, update=PLAIN, min_vehicles=2)
-    bundle = build_run_bundle({RUN_KEY: run_config_to_json(run), NAME_KEY: "night"})
-    start_run(private, bundle)
-    out = config.runs_folder / "night"
-    wait_for(lambda: finished_rounds(out) >= 1, 120, "the first round ends")
+    out = service.submit(small_run(rounds=rounds, evaluate_every=4, update=PLAIN, min_vehicles=2))
+    wait_for_a_round(out, "in all")
     for module in ("serverapp_process", "executor", "two_doors"):
-        before = finished_rounds(out)
-        kill(supervisor, module)
-        wait_for(lambda: finished_rounds(out) > before, 150, f"it goes on without {module}")  # noqa: B023
-    wait_for(
-        lambda: (read_status(out) or 0) and read_status(out).state == "finished", 120, "the end"
-    )
+        service.kill_below_server(module)
+        wait_for_a_round(out, f"after the death of {module}")
+    wait_until_finished(out)
     assert [line["round"] for line in round_lines(out)] == list(range(1, rounds + 1))
     assert all(line["outcome"] == "done" for line in round_lines(out))
     verify_audit(out)
-    assert all(agent.poll() is None for agent in agents)
+    for name in fleet.vehicles:
+        assert service.processes[name].poll() is None
+        assert "connected as node" in (tmp_path / f"{name}.log").read_text()
 
 
-def registers(private, public_key, name):
-    from convoy_protos.errors import SuperLinkError  # noqa: PLC0415
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_survives_power_cuts_and_ends_with_the_model_of_a_calm_simulation(serve, tmp_path):
+    """Masked sums are sums of integers: nothing but lost or doubled work could change the model."""
+    fleet = record_small_fleet(tmp_path / "fleet", vehicle_count=3)
+    nodes = protect(fleet, MASKED)
+    run = small_run(rounds=5, evaluate_every=5, update=MASKED, min_vehicles=3, quorum=3)
+    files = [Path(node["vehicle-config"]) for node in nodes.values()]
+    service = serve(aggregator=files[0].parent / AGGREGATOR)
+    service.start_server()
+    for file in files:
+        service.let_in(load_vehicle_config(file))
+    service.start_agents()
+    out = service.submit(run)
+    wait_for_a_round(out, "in all")
 
-    try:
-        register_node(private, public_key, name)
-    except SuperLinkError:
-        return False
-    return True
+    service.kill("server")
+    service.start_server()
+    wait_for_a_round(out, "after the death of the supervisor")
 
+    service.kill(*service.processes)
+    service.start_server()
+    service.start_agents()
+    wait_for_a_round(out, "after the death of everything")
 
-def new_node_key(path):
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    server = service.processes["server"]
+    server.terminate()
+    assert server.wait(timeout=60) == 0
+    service.start_server()
+    wait_until_finished(out)
 
-    key = ec.generate_private_key(ec.SECP384R1())
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        )
-    )
-    return key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-
-
-def finished_rounds(out):
-    return len(round_lines(out)) if (out / "rounds.jsonl").exists() else 0
-
-
-def kill(supervisor, module):
-    """The process of that name below the supervisor, without warning."""
-    for child in psutil.Process(supervisor.pid).children(recursive=True):
-        if any(module in part for part in child.cmdline()):
-            os.kill(child.pid, signal.SIGKILL)
-            return
-    pytest.fail(f"{module} does not run")
-
-
-def wait_for(condition, patience_s, what):
-    end_s = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end_s, f"waited {patience_s} s in vain until {what}"
-        time.sleep(0.1)
+    run_small_federation(fleet, run, tmp_path / "calm", nodes=nodes)
+    assert all(line["outcome"] == "done" for line in round_lines(out))
+    assert [line["round"] for line in round_lines(out)] == [1, 2, 3, 4, 5]
+    assert model_bytes(out) == model_bytes(tmp_path / "calm")
+    verify_audit(out)

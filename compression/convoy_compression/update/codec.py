@@ -72,11 +72,15 @@ class UpdateConfig:
         codec: "masked" hides every update in the sum of a shard; "sealed" is smaller and shows single
             updates to the aggregator; "float16" and "float32" hide nothing.
         modulus_bits: Bits that a parameter takes in a masked update, in 2..16; a parameter of the
-            sum is as exact as they allow.
-        shard_size: Most vehicles whose masked updates are summed together, at most 128.
+            sum is as exact as they allow. With shards of 50, 5 or more.
+        helpers: Mask helpers of every masked sum, at most 8: vehicles then mask for them and upload once,
+            and a vehicle that is lost costs nothing, but a helper that is lost costs the sum. 0: vehicles
+            mask pairwise with each other.
+        shard_size: Most vehicles whose masked updates are summed together, at most 128; with helpers at
+            most 4096.
         minimum_cohort: Vehicles in a masked sum, at least 2; a sum of fewer is not made.
-        exchange_deadline_s: Seconds for each of the four exchanges of a masked sum. A stock SuperNode
-            starts a process for every message, 10 to 20 s each: behind these, 60 or more.
+        exchange_deadline_s: Seconds for each exchange of a masked sum: four, or two with helpers. A stock
+            SuperNode starts a process for every message, 10 to 20 s each: behind these, 60 or more.
         range_slack: Room in a masked sum over what the sum before it took, at least 1.
         max_attempts: Times that a masked sum is tried, each with twice the range of the one before; at
             most 4, what vehicles agree to.
@@ -89,6 +93,7 @@ class UpdateConfig:
 
     codec: Literal["masked", "sealed", "float16", "float32"] = "masked"
     modulus_bits: int = 5
+    helpers: int = 0
     shard_size: int = 50
     minimum_cohort: int = 3
     exchange_deadline_s: float = 20.0
@@ -102,7 +107,8 @@ class UpdateConfig:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("modulus_bits", 2, 16),
-            ("shard_size", 2, 128),
+            ("helpers", 0, 8),
+            ("shard_size", 2, 4096 if self.helpers else 128),
             ("minimum_cohort", 2, 128),
             ("exchange_deadline_s", 1.0, 1e5),
             ("range_slack", 1.0, 100.0),
@@ -118,6 +124,16 @@ class UpdateConfig:
                 f"minimum_cohort must be at most shard_size ({self.shard_size}), "
                 f"got {self.minimum_cohort}"
             )
+
+        if self.helpers and self.codec != "masked":
+            raise ValueError(f"helpers mask updates: codec must be masked, got {self.codec}")
+
+    @property
+    def mask_source(self) -> Literal["peers", "helpers"] | None:
+        """With whom vehicles agree on masks; None where nothing is masked."""
+        if self.codec != "masked":
+            return None
+        return "helpers" if self.helpers else "peers"
 
     @property
     def wire_name(self) -> str:

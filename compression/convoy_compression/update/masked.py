@@ -19,6 +19,7 @@ No keys here: masks are added to the lanes between `quantize` and `pack` (convoy
 import functools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,10 @@ from convoy_compression.update.vector import Float32Vector
 from convoy_protos.v1.secure_sum_pb2 import SumTerms
 
 OVERFLOW_WRAP_RATIO: Final = 0.30
-"""A sum whose spread fills more than this of the range has wrapped: right is 1 / z = .24, uniform .577."""
+"""A sum whose spread fills more than this of the range has wrapped: right is 1 / z = .24, uniform .577.
+Where rounding alone takes much of the range the limit is higher: `overflow_limit`."""
+_HOPELESS_WRAP_RATIO: Final = 0.50
+"""Less than half of the sum is left."""
 
 _GOLDEN: Final = 40_503
 """Of 65,536: the golden ratio's fraction; odd, so that 65,536 slots all get another shift."""
@@ -46,17 +50,33 @@ class DecodedSum:
     Attributes:
         sum_N: float32, shape (N,), in parameter units.
         rms: Of a rotated coordinate of the sum, in parameter units, rounding errors included.
-        wrap_ratio: Spread over range; above OVERFLOW_WRAP_RATIO the sum is of no use.
+        wrap_ratio: Spread over range.
+        limit: Of that; above it the sum is of no use.
     """
 
     sum_N: Float32Vector
     rms: float
     wrap_ratio: float
+    limit: float
 
     @property
     def overflowed(self) -> bool:
         """Whether the sum has wrapped too often to be applied."""
-        return not self.wrap_ratio <= OVERFLOW_WRAP_RATIO
+        return not self.wrap_ratio <= self.limit
+
+
+def overflow_limit(modulus_bits: int, vehicles: int) -> float:
+    """Spread over range above which a sum is of less use than one made again with twice the range.
+
+    In squared steps, a coordinate that wraps is off by (2**m)**2; a fraction 2 Q(1 / ratio) of them do,
+    Q being the tail of the normal distribution. Twice the range takes that away and adds three times
+    the rounding error of all vehicles, 1/12 each. With few bits and many vehicles that is the worse.
+    """
+    worth_it = vehicles / 4.0 / (2.0 * float(1 << 2 * modulus_bits))
+    if not worth_it < 0.5:
+        return _HOPELESS_WRAP_RATIO
+    even = 1.0 / NormalDist().inv_cdf(1.0 - worth_it)
+    return min(_HOPELESS_WRAP_RATIO, max(OVERFLOW_WRAP_RATIO, even))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +168,11 @@ class MaskedFormat:
         """
         return unpack(payload, self.padded_count, self.modulus_bits)
 
-    def decode(self, sum_P: Lanes) -> DecodedSum:
-        """The sum of updates behind a sum of lanes without masks."""
+    def decode(self, sum_P: Lanes, vehicles: int) -> DecodedSum:
+        """The sum of so many updates behind a sum of lanes without masks."""
+        limit = overflow_limit(self.modulus_bits, vehicles)
         if not self.parameter_count:
-            return DecodedSum(sum_N=np.zeros(0, np.float32), rms=0.0, wrap_ratio=0.0)
+            return DecodedSum(sum_N=np.zeros(0, np.float32), rms=0.0, wrap_ratio=0.0, limit=limit)
         modulus = 1 << self.modulus_bits
         half = modulus // 2
         lanes_P = sum_P.astype(np.int32)
@@ -165,6 +186,7 @@ class MaskedFormat:
             sum_N=rotate_back(values_P, self.parameter_count, self.seed),
             rms=rms * self.step,
             wrap_ratio=rms / half,
+            limit=limit,
         )
 
     def _dither(self, slot: int) -> Float32Vector:

@@ -7,6 +7,7 @@ Its owner writes it; the server never sees it and cannot widen it. deploy/agent.
       identity/          certificate and key of the device (convoy_privacy.party)
       node.key           EC P-384, OpenSSH: how Flower's SuperLink knows the node
       server-ca.pem      the TLS CA of the fleet's server, pinned
+      traffic.json       how much has gone over the network this month
       training/          what training had learned when it had to pause
 """
 
@@ -26,6 +27,7 @@ CACHE_FOLDER: Final = "cache"
 IDENTITY_FOLDER: Final = "identity"
 NODE_KEY: Final = "node.key"
 ROOT_CERTIFICATES: Final = "server-ca.pem"
+TRAFFIC_FILE: Final = "traffic.json"
 TRAINING_FOLDER: Final = "training"
 
 NetworkKind = Literal["ethernet", "wifi", "cellular"]
@@ -210,9 +212,11 @@ class AgentConfig:
 
     Attributes:
         state: The agent's own folder; relative ones start at the folder of agent.toml.
-        role: "vehicle", or "roadside", which can also help to mask the sums of its region.
+        role: "vehicle", or "roadside", which helps to mask the sums of others and does not train: its
+            certificate is a helper's.
         vehicle: Who the device is, what it trains on and what it allows. Relative paths start at the
-            folder of agent.toml; cache_dir and identity are in the state folder unless given.
+            folder of agent.toml; cache_dir and identity are in the state folder unless given, and so
+            is the helper_identity of a roadside unit.
         server: Whom it talks to.
         work: Which work is taken, and when.
         guards: The state that the machine must be in.
@@ -246,6 +250,11 @@ class AgentConfig:
     def identity_path(self) -> Path:
         """The device's certificate and key."""
         return Path(self.vehicle.identity)
+
+    @property
+    def traffic_path(self) -> Path:
+        """How much has gone over the network this month."""
+        return self.state_path / TRAFFIC_FILE
 
     @property
     def training_path(self) -> Path:
@@ -293,6 +302,8 @@ def _with_state_folder(table: Mapping[str, Any]) -> dict[str, Any]:
     vehicle, state = filled.get("vehicle"), filled["state"]
     if isinstance(vehicle, dict) and isinstance(state, str):
         own = {"cache_dir": f"{state}/{CACHE_FOLDER}", "identity": f"{state}/{IDENTITY_FOLDER}"}
+        if filled.get("role") == "roadside":
+            own["helper_identity"] = own["identity"]
         filled["vehicle"] = own | vehicle
     return filled
 
@@ -312,6 +323,7 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
             recordings=tuple(map(absolute, vehicle.recordings)),
             cache_dir=absolute(vehicle.cache_dir),
             identity=absolute(vehicle.identity),
+            helper_identity=absolute(vehicle.helper_identity),
         ),
         server=replace(
             server,

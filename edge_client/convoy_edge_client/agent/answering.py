@@ -6,6 +6,7 @@ deterministic and the exchanges of a secure sum answer a repeated request with t
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -16,9 +17,14 @@ from convoy_edge_client.agent.agent_config import WorkConfig
 from convoy_edge_client.agent.guards import Verdict
 from convoy_edge_client.agent.parcels import Parcel
 from convoy_edge_client.agent.run_states import RunStates
-from convoy_edge_client.errors import NotNowError, RefusedInstructionsError
+from convoy_edge_client.errors import (
+    AgentStoppedError,
+    NotNowError,
+    RefusedInstructionsError,
+    StaleMessageError,
+)
 from convoy_edge_client.vehicle_config import NODE_CONFIG_KEY
-from convoy_protos.errors import BundleRefusedError
+from convoy_protos.errors import BundleRefusedError, NodeUnknownError
 from convoy_protos.flower_internals import (
     CLIENT_APP_RAISED,
     deflated_message,
@@ -26,14 +32,17 @@ from convoy_protos.flower_internals import (
     inflated_message,
     make_context,
     node_identity,
+    set_chunk_bytes,
 )
-from convoy_protos.flower_messages import EVALUATE, NOT_NOW, QUERY_RANGES, TRAIN
+from convoy_protos.flower_messages import EVALUATE, NOT_NOW, QUERY_PROFILE, QUERY_RANGES, TRAIN
 from convoy_protos.run_bundle import RUN_KEY, read_run_bundle
 
 logger = logging.getLogger(__name__)
 
-_WORK: Final = frozenset({TRAIN, EVALUATE, QUERY_RANGES})
-"""Asks for seconds or minutes of the machine; the other messages take a moment and end what was begun."""
+MAX_INTERRUPTIONS: Final = 10
+"""After so many deaths over one message it counts as their cause; a car that is parked is none of these."""
+_WORK: Final = frozenset({TRAIN, EVALUATE, QUERY_PROFILE, QUERY_RANGES})
+"""Asks for minutes of the machine, a query where recordings are new; the other messages take a moment and end what was begun."""
 
 Bundle = tuple[bytes, Mapping[str, Any]]
 
@@ -50,6 +59,8 @@ class Answering:
         verdict: Callable[[], Verdict],
         states: RunStates,
         fetch_bundle: Callable[[int], Bundle],
+        chunk_bytes: Callable[[], int],
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         """Load nothing yet.
 
@@ -60,6 +71,8 @@ class Answering:
             verdict: Whether the machine may work now.
             states: What it knows of each run.
             fetch_bundle: Asks the server for the bundle of a run and what overrides it.
+            chunk_bytes: Into pieces of what size an answer is cut now.
+            unix_s: The clock.
         """
         self._make_app = make_app
         self._vehicle_file = vehicle_file
@@ -67,15 +80,32 @@ class Answering:
         self._verdict = verdict
         self._states = states
         self._fetch_bundle = fetch_bundle
+        self._chunk_bytes = chunk_bytes
+        self._unix_s = unix_s
         self._app: ClientApp | None = None
         self._settings: dict[int, dict[str, Any]] = {}
 
     def answer(self, parcel: Parcel, node_id: int) -> Parcel:
-        """The answer to a message; what was learned of its run is kept before this returns."""
+        """The answer to a message; what was learned of its run is kept before this returns.
+
+        Raises:
+            MalformedMessageError: It is no message, so that nobody can be answered.
+            StaleMessageError: Nobody waits for the answer any more.
+            AgentStoppedError: Asked to stop in the middle.
+            NodeUnknownError: The server does not tell this device about the run.
+        """
         with node_identity(parcel.run_id, node_id):
             message = inflated_message(parcel.tree, parcel.objects)
+            late_s = self._unix_s() - message.metadata.created_at - message.metadata.ttl
+            if late_s > 0:
+                raise StaleMessageError(
+                    f"{message.metadata.message_type} expired {late_s:.0f} s ago: its round is over"
+                )
             try:
+                _refuse_deadly(parcel.interruptions)
                 reply = self._reply(message, node_id)
+            except (AgentStoppedError, NodeUnknownError):
+                raise  # the message waits
             except NotNowError as refusal:
                 logger.info("not now: %s", refusal)
                 reply = error_reply(message, CLIENT_APP_RAISED, f"{NOT_NOW}{refusal}")
@@ -83,6 +113,7 @@ class Answering:
                 logger.exception("%s failed", message.metadata.message_type)
                 reason = f"{type(error).__name__}: {error}"
                 reply = error_reply(message, CLIENT_APP_RAISED, reason)
+            set_chunk_bytes(self._chunk_bytes())
             bare, tree, objects = deflated_message(reply)
         return Parcel(run_id=parcel.run_id, message=bare, tree=tree, objects=objects)
 
@@ -135,4 +166,11 @@ def check_accepted(settings: Mapping[str, Any], work: WorkConfig) -> None:
     if model and not work.accepts_model(model):
         raise RefusedInstructionsError(
             f"model {model!r} is not among those that this device trains"
+        )
+
+
+def _refuse_deadly(interruptions: int) -> None:
+    if interruptions > MAX_INTERRUPTIONS:
+        raise RefusedInstructionsError(
+            f"the agent has died {interruptions} times over this message and tries it no more"
         )

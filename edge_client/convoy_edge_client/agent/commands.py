@@ -29,10 +29,8 @@ def agent(
     from convoy_edge_client.agent.agent_config import load_agent_config
     from convoy_edge_client.agent.resident import run_agent
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    root = logging.getLogger()  # whose handler the command line has set up
+    root.setLevel(min(root.level, logging.INFO))
     read = load_agent_config(config)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -156,9 +156,10 @@ def first_agent_toml(token: JoinToken, recordings: Sequence[str]) -> str:
 
     Args:
         token: Of the device.
-        recordings: What it may train on.
+        recordings: What it may train on; a roadside unit has none.
     """
-    role = "vehicle" if token.role == Role.VEHICLE.value else "roadside"
+    vehicle = token.role == Role.VEHICLE.value
+    role, recordings = ("vehicle", recordings) if vehicle else ("roadside", ())
     return (
         "# Written by `convoy agent join`; deploy/agent.toml explains every key.\n"
         'state = "state"\n'

@@ -1,15 +1,23 @@
-"""How often to ask for work, and how long to wait when the link is down; with jitter, no two devices in step."""
+"""How often to ask for work, how long to wait when the link is down, and how large a piece to send.
+
+With jitter, so that no two devices are in step.
+"""
 
 from dataclasses import dataclass
 from typing import Final
 
-FASTEST_POLL_S: Final = 0.05
+FASTEST_POLL_S: Final = 0.08
 BUSY_S: Final = 60.0
 """After so long without work the agent begins to ask less and less often."""
+SMALLEST_CHUNK_BYTES: Final = 1 << 16
 
 _FIRST_BACK_OFF_S: Final = 0.5
 _LONGEST_BACK_OFF_S: Final = 60.0
 _JITTER: Final = 0.25
+_CHUNK_S: Final = 4.0
+"""What a link that is lost in the middle of a piece may cost; well below the 30 s after which a call fails."""
+_UNKNOWN_CHUNK_BYTES: Final = 1 << 18
+_OLD_SHARE: Final = 0.5
 
 
 def poll_pause_s(idle_s: float, slowest_s: float, chance: float) -> float:
@@ -52,6 +60,37 @@ class BackOff:
             return 0.0
         doubled_s = _FIRST_BACK_OFF_S * 2.0 ** min(self.failures - 1, 16)
         return _jittered(min(doubled_s, _LONGEST_BACK_OFF_S), chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What the link carries, from the pieces that it has carried.
+
+    Attributes:
+        bytes_per_s: The last pieces count most; 0: not known.
+    """
+
+    bytes_per_s: float = 0.0
+
+    def measured(self, byte_count: int, took_s: float) -> "Throughput":
+        """After one more piece; small ones say more about the latency and do not count."""
+        if byte_count < SMALLEST_CHUNK_BYTES or took_s <= 0.0:
+            return self
+        rate = byte_count / took_s
+        if self.bytes_per_s:
+            rate = _OLD_SHARE * self.bytes_per_s + (1.0 - _OLD_SHARE) * rate
+        return Throughput(rate)
+
+    def chunk_bytes(self, largest: int) -> int:
+        """How large a piece to send: a power of two that takes seconds, not a lost minute.
+
+        Args:
+            largest: At least SMALLEST_CHUNK_BYTES.
+        """
+        if not self.bytes_per_s:
+            return min(_UNKNOWN_CHUNK_BYTES, largest)
+        affordable = max(SMALLEST_CHUNK_BYTES, int(self.bytes_per_s * _CHUNK_S))
+        return min(1 << (affordable.bit_length() - 1), largest)
 
 
 def _jittered(seconds: float, chance: float) -> float:

@@ -6,6 +6,7 @@ that a reboot costs little. It goes on to the same bits as if it had never stopp
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Final
 from convoy_driving.errors import ModelFileError
 from convoy_driving.training_state import TrainingState, read_state, write_state
 from convoy_edge_client.agent.watch import Guard, GuardWatch
-from convoy_edge_client.errors import NotNowError
-from convoy_edge_client.training_breaks import TrainingBreak
+from convoy_edge_client.errors import AgentStoppedError, NotNowError
+from convoy_edge_client.training_breaks import GiveWay, TrainingBreak
 from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.key_files import write_file
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SAVE_EVERY_S: Final = 30.0
 """What a crash may cost."""
+_LOOK_UP_S: Final = 0.5
+"""How long a request to stop may go unheard while training waits."""
 
 
 class TrainingShelf:
@@ -76,12 +79,24 @@ class PausedTraining:
         *,
         unix_s: Callable[[], float] = time.time,
         save_every_s: float = SAVE_EVERY_S,
+        stop: threading.Event | None = None,
     ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            guard: Says whether the machine may work.
+            shelf: Where training is kept that had to stop.
+            check_every_s: Seconds from one look at the machine to the next.
+            unix_s: The clock.
+            save_every_s: Seconds from one save to the next while nothing stops it.
+            stop: Set from outside to end it; None: nobody does.
+        """
         self._guard = guard
         self._shelf = shelf
         self._check_every_s = check_every_s
         self._unix_s = unix_s
         self._save_every_s = save_every_s
+        self._stop = stop or threading.Event()
 
     @contextlib.contextmanager
     def during(self, work: bytes, deadline_s: float) -> Iterator[TrainingBreak]:
@@ -89,13 +104,14 @@ class PausedTraining:
 
         Raises:
             NotNowError: Inside, from between_batches: the deadline passed while training waited.
+            AgentStoppedError: Inside, from between_batches: the agent was asked to stop.
         """
         with GuardWatch(self._guard, self._check_every_s) as watch:
             saved_s = self._unix_s()
 
             def between_batches(snapshot: Callable[[], TrainingState]) -> None:
                 nonlocal saved_s
-                may_work = watch.verdict.may_work
+                may_work = watch.verdict.may_work and not self._stop.is_set()
                 if not may_work or self._unix_s() - saved_s >= self._save_every_s:
                     self._shelf.put(work, snapshot())
                     saved_s = self._unix_s()
@@ -105,10 +121,35 @@ class PausedTraining:
             yield TrainingBreak(resume=self._shelf.get(work), between_batches=between_batches)
         self._shelf.clear()
 
+    @contextlib.contextmanager
+    def giving_way(self, deadline_s: float) -> Iterator[GiveWay]:
+        """Watch the machine for work that begins anew if it is refused; from its first piece on.
+
+        Raises:
+            NotNowError: Inside, from the callback: the deadline passed while work waited.
+            AgentStoppedError: Inside, from the callback: the agent was asked to stop.
+        """
+        with contextlib.ExitStack() as stack:
+            watch: GuardWatch | None = None
+
+            def give_way() -> None:
+                nonlocal watch
+                if watch is None:  # what is in the cache costs no look at the machine
+                    watch = stack.enter_context(GuardWatch(self._guard, self._check_every_s))
+                if self._stop.is_set() or not watch.verdict.may_work:
+                    self._wait(watch, deadline_s)
+
+            yield give_way
+
     def _wait(self, watch: GuardWatch, deadline_s: float) -> None:
         started_s = self._unix_s()
-        logger.info("training pauses: %s", watch.verdict.reason)
-        verdict = watch.wait_until_clear(max(0.0, deadline_s - started_s))
+        verdict = watch.verdict
+        if not self._stop.is_set():
+            logger.info("work pauses: %s", verdict.reason)
+        while not verdict.may_work and not self._stop.is_set() and self._unix_s() < deadline_s:
+            verdict = watch.wait_until_clear(min(_LOOK_UP_S, deadline_s - self._unix_s()))
+        if self._stop.is_set():
+            raise AgentStoppedError("the agent was asked to stop; work goes on at its next start")
         if not verdict.may_work:
             raise NotNowError(verdict.reason, verdict.retry_after_s)
-        logger.info("training goes on after %.1f s", self._unix_s() - started_s)
+        logger.info("work goes on after %.1f s", self._unix_s() - started_s)

@@ -1,6 +1,6 @@
 """`convoy agent`: stay resident, ask for work, answer, and lose nothing.
 
-    receive -> inbox -> answer -> outbox -> send
+    announcement -> inbox -> objects -> inbox -> answer -> outbox -> send
 
 Each arrow is a step that is on disk before the next begins; a start after a power cut goes on at the last
 one. Training happens in this process, with model, recordings and keys warm; torch is imported at the first
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -23,22 +24,32 @@ from flwr.clientapp import ClientApp
 from convoy_edge_client.agent.agent_config import AgentConfig
 from convoy_edge_client.agent.answering import Answering
 from convoy_edge_client.agent.fleet_link import FleetLink
-from convoy_edge_client.agent.link_pace import poll_pause_s
-from convoy_edge_client.agent.parcels import Shelf
+from convoy_edge_client.agent.link_pace import BackOff, poll_pause_s
+from convoy_edge_client.agent.parcels import Parcel, Shelf
 from convoy_edge_client.agent.probes import Probes
 from convoy_edge_client.agent.renewal import renew_if_due
 from convoy_edge_client.agent.run_states import RunStates
+from convoy_edge_client.agent.state_files import keep
 from convoy_edge_client.agent.traffic import TrafficLedger
+from convoy_edge_client.agent.upload import UploadRecord
 from convoy_edge_client.agent.watch import Guard
-from convoy_edge_client.errors import AgentRunningError, AgentStoppedError
+from convoy_edge_client.errors import AgentRunningError, AgentStoppedError, StaleMessageError
 from convoy_edge_client.vehicle_config import save_vehicle_config
+from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.key_files import read_file
-from convoy_protos.errors import ConvoyError, UsageError
-from convoy_protos.flower_internals import FleetConnection, set_chunk_bytes
+from convoy_protos.errors import (
+    ConvoyError,
+    LinkRefusedError,
+    MalformedMessageError,
+    NodeUnknownError,
+    UsageError,
+)
+from convoy_protos.flower_internals import FleetConnection
 
 logger = logging.getLogger(__name__)
 
 VEHICLE_FILE: Final = "vehicle.json"
+NODE_ID_FILE: Final = "node.id"
 _TIDY_EVERY_S: Final = 60.0
 _RENEW_EVERY_S: Final = 24 * 3600.0
 
@@ -51,31 +62,75 @@ class Resident:
         self._answering = answering
         self._inbox = Shelf(state / "inbox")
         self._outbox = Shelf(state / "outbox")
+        self._record = UploadRecord(state / "outbox.sent")
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether a message waits for its answer, or an answer for the link."""
+        return self._inbox.get() is not None or self._outbox.get() is not None
 
     def step(self) -> bool:
         """Do the next thing there is to do; False: there is nothing.
 
         Raises:
             AgentStoppedError: Asked to stop.
+            FleetFolderError: The disk refuses.
+            LinkRefusedError: The server does not let this device in now; nothing is lost by it.
         """
         if (answer := self._outbox.get()) is not None:
-            self._link.send(answer)
-            self._outbox.clear()
+            # Crashed between the two, and the message would be answered again.
+            self._inbox.clear()
+            self._send(answer)
             return True
-        message = self._inbox.get()
+        message = self._inbox.get() or self._announced()
         if message is None:
-            message = self._link.receive()
-            if message is None:
-                return False
-            self._inbox.put(message)
-            self._link.confirm(message)
+            return False
+        if not message.objects:
+            whole = self._fetched(message)
+            if whole is None:
+                return True
+            message = whole
+        # If it kills the agent, the next start must know which attempt that was.
+        self._inbox.put(replace(message, interruptions=message.interruptions + 1))
         begin_s = time.monotonic()
-        answer = self._answering.answer(message, self._link.node_id)
+        try:
+            answer = self._answering.answer(message, self._link.node_id)
+        except (AgentStoppedError, NodeUnknownError):
+            self._inbox.put(message)
+            raise
+        except (MalformedMessageError, StaleMessageError) as error:
+            logger.warning("a message is dropped: %s", error)
+            self._inbox.clear()
+            return True
+        self._record.clear()
         self._outbox.put(answer)
         self._inbox.clear()
-        self._link.send(answer, time.monotonic() - begin_s)
-        self._outbox.clear()
+        self._send(answer, time.monotonic() - begin_s)
+        # Frees memory of the server and nothing else: whoever waits for the answer need not wait for it.
+        self._link.confirm(message)
         return True
+
+    def _announced(self) -> Parcel | None:
+        message = self._link.announcement()
+        if message is not None:
+            self._inbox.put(message, durable=False)
+        return message
+
+    def _fetched(self, announced: Parcel) -> Parcel | None:
+        try:
+            return replace(announced, objects=self._link.objects(announced))
+        except NodeUnknownError:
+            raise
+        except (LinkRefusedError, MalformedMessageError) as error:
+            logger.warning("a message is dropped: %s", error)
+            self._inbox.clear()
+            return None
+
+    def _send(self, answer: Parcel, runtime_s: float = 0.0) -> None:
+        self._link.send(answer, self._record, runtime_s)
+        # In this order: an answer without a record is announced anew, a record alone is another's.
+        self._outbox.clear()
+        self._record.clear()
 
 
 def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0) -> int:
@@ -99,8 +154,7 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0
         )
     state = config.state_path
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(state / "agent.lock"), _counted(state / "traffic.json") as ledger:
-        set_chunk_bytes(config.link.largest_chunk_bytes)
+    with _alone(state / "agent.lock"), _counted(config.traffic_path) as ledger:
         vehicle_file = state / VEHICLE_FILE
         save_vehicle_config(config.vehicle, vehicle_file)
         states = RunStates(state / "runs")
@@ -111,39 +165,58 @@ def run_agent(config: AgentConfig, stop: threading.Event, *, once_s: float = 0.0
             read_file(config.node_key_path, private=True),
             ledger.add,
         )
-        link = FleetLink(connection, stop)
+        node_file = state / NODE_ID_FILE
+        link = FleetLink(connection, stop, node_id=_kept_node_id(node_file))
         answering = Answering(
-            make_app=lambda: _make_app(config, guard),
+            make_app=lambda: _make_app(config, guard, stop),
             vehicle_file=str(vehicle_file),
             work=config.work,
             verdict=guard.verdict,
             states=states,
             fetch_bundle=link.run_bundle,
+            chunk_bytes=lambda: link.throughput.chunk_bytes(config.link.largest_chunk_bytes),
         )
         resident = Resident(link, answering, state)
         chores = _Chores(config, states, ledger)
         try:
             chores.do()
             link.open()
-            return _loop(resident, config, stop, chores, once_s)
-        except AgentStoppedError:
+            keep(node_file, b"%d\n" % link.node_id, durable=True)
+            return work_on(resident, config, stop, chores.do, once_s)
+        except AgentStoppedError:  # before the first message
             return 0
         finally:
-            link.close()
+            link.close(goodbye=not resident.holds_work)
 
 
-def _loop(
-    resident: Resident, config: AgentConfig, stop: threading.Event, chores: "_Chores", once_s: float
+def work_on(
+    resident: Resident,
+    config: AgentConfig,
+    stop: threading.Event,
+    do_chores: Callable[[], None],
+    once_s: float,
 ) -> int:
-    answered, last_s = 0, time.monotonic()
+    """Step after step until asked to stop; see `run_agent`."""
+    answered, last_s, refusals = 0, time.monotonic(), BackOff()
     while not stop.is_set():
-        if resident.step():
+        try:
+            worked = resident.step()
+            refusals = BackOff()
+        except AgentStoppedError:
+            break
+        except (LinkRefusedError, FleetFolderError) as error:
+            refusals = refusals.failed()
+            wait_s = refusals.wait_s(random.random())  # noqa: S311
+            logger.warning("server or disk refuses: %s; tried again in %.1f s", error, wait_s)
+            stop.wait(wait_s)
+            worked = False
+        if worked:
             answered, last_s = answered + 1, time.monotonic()
             continue
         idle_s = time.monotonic() - last_s
         if once_s and idle_s > once_s:
             break
-        chores.do()
+        do_chores()
         stop.wait(poll_pause_s(idle_s, config.link.slowest_poll_s, random.random()))  # noqa: S311
     return answered
 
@@ -181,7 +254,7 @@ class _Chores:
         logger.info("certificate: %s", outcome.value)
 
 
-def _make_app(config: AgentConfig, guard: Guard) -> ClientApp:
+def _make_app(config: AgentConfig, guard: Guard, stop: threading.Event) -> ClientApp:
     # torch comes with these, some 250 MB.
     from convoy_edge_client.agent.paused_training import (  # noqa: PLC0415
         PausedTraining,
@@ -190,7 +263,16 @@ def _make_app(config: AgentConfig, guard: Guard) -> ClientApp:
     from convoy_edge_client.app import make_client_app  # noqa: PLC0415
 
     shelf = TrainingShelf(config.training_path)
-    return make_client_app(breaks=PausedTraining(guard, shelf, config.guards.check_every_s))
+    breaks = PausedTraining(guard, shelf, config.guards.check_every_s, stop=stop)
+    return make_client_app(breaks=breaks)
+
+
+def _kept_node_id(path: Path) -> int:
+    """0: there is none, or the file is damaged."""
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return 0
 
 
 @contextmanager

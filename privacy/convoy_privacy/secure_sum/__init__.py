@@ -14,5 +14,5 @@ messages and gives messages (protos/convoy_protos/v1/secure_sum.proto):
 
 With mask helpers a vehicle uploads once, and nobody rebuilds anything:
 
-  helped_vehicle, helper, helped_aggregator
+  helped_vehicle, helper, helper_memory, helped_aggregator
 """

@@ -15,7 +15,13 @@ from convoy_privacy.errors import BadRosterError, OutOfOrderError, RefusedTermsE
 from convoy_privacy.key_stream import Counters, Lanes, StreamAdder
 from convoy_privacy.sealing import seal, verify_sealing_key
 from convoy_privacy.secure_sum.masks import derive, helper_mask_key
-from convoy_privacy.secure_sum.messages import KEY_BYTES, digest, encode, helper_seeds_signed
+from convoy_privacy.secure_sum.messages import (
+    KEY_BYTES,
+    digest,
+    encode,
+    helper_seeds_signed,
+    listed,
+)
 from convoy_privacy.secure_sum.terms import (
     Terms,
     VehiclePolicy,
@@ -122,6 +128,33 @@ def masked_for_helpers(
         seed = _seed(session.self_seed, context, place)
         vectors.add(helper_mask_key(seed, context, session.slot))
     return encode(session), vectors.lanes_P, vectors.counters_C
+
+
+def helpers_digest(terms_bytes: bytes) -> bytes:
+    """Digest of whose memory keeps the sums of an update apart.
+
+    The caller keeps it for as long as it keeps the update: only the helpers learn over whom a sum is
+    opened, so only the same helpers can refuse a second one over others.
+    """
+    helpers = parse_terms(terms_bytes).fields.helpers
+    return digest("convoy helpers/1", listed(helper.certificate for helper in helpers))
+
+
+def check_same_helpers(opened: bytes, terms_bytes: bytes) -> None:
+    """Refuse a sum of an update with other helpers than before, or after one with pairwise masks.
+
+    Args:
+        opened: From `helpers_digest`, or from vehicle.members_summed.
+        terms_bytes: Of the sum that begins.
+
+    Raises:
+        RefusedTermsError: Nobody could tell that it is over the same vehicles.
+    """
+    if helpers_digest(terms_bytes) != opened:
+        raise RefusedTermsError(
+            "a second sum of the same update has other helpers: nobody would see to it that both are "
+            "over the same vehicles"
+        )
 
 
 def slot_in_cohort(terms: Terms, name: str) -> int:

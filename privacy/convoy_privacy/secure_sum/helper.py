@@ -1,9 +1,9 @@
 """A mask helper: adds up the masks of the vehicles in a sum, and says nothing but their sum.
 
-One answer for each set of terms. A second one for other vehicles would show, as a difference, the masks
-of a few; so which terms were answered is kept over a restart (`answered`), and the caller stores it
-before it lets the answer go. The helper trusts the aggregator in nothing: it checks terms, certificates,
-signatures and the minimum itself.
+One answer for each set of terms, over the same vehicles for each update (helper_memory.py): a second one
+for others would show, as a difference, the masks of a few. So what was answered is kept over a restart
+(`answered`), and the caller stores it before it lets the answer go. The helper trusts the aggregator in
+nothing: it checks terms, certificates, signatures and the minimum itself.
 """
 
 # Shapes: P padded lanes, C counters.
@@ -13,12 +13,12 @@ from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from convoy_privacy.certificates import Identity, Role, Trust
 from convoy_privacy.errors import (
     BadRosterError,
     BadSharesError,
-    OutOfOrderError,
     RefusedTermsError,
     SealedMessageError,
     TooFewPeersError,
@@ -26,9 +26,9 @@ from convoy_privacy.errors import (
 from convoy_privacy.key_stream import KEY_BYTES, StreamAdder
 from convoy_privacy.sealing import SealingKey, open_sealed
 from convoy_privacy.secure_sum.helped_vehicle import seed_aad, seed_info, slot_in_cohort
+from convoy_privacy.secure_sum.helper_memory import check_answerable, with_answer
 from convoy_privacy.secure_sum.masks import helper_mask_key
 from convoy_privacy.secure_sum.messages import (
-    DIGEST_BYTES,
     MAX_HELPER_REQUEST_BYTES,
     SIGNATURE_BYTES,
     check_context,
@@ -40,10 +40,13 @@ from convoy_privacy.secure_sum.messages import (
 )
 from convoy_privacy.secure_sum.terms import MIN_MEMBERS, Terms, context_digest, parse_terms
 from convoy_protos.errors import MalformedMessageError
-from convoy_protos.v1.secure_sum_pb2 import HelperReply, HelperRequest, HelperSeeds, SumTerms
-
-# Digest of the terms, digest of the request.
-_RECORD_BYTES = 2 * DIGEST_BYTES
+from convoy_protos.v1.secure_sum_pb2 import (
+    HelperMemory,
+    HelperReply,
+    HelperRequest,
+    HelperSeeds,
+    SumTerms,
+)
 
 
 class MaskHelper:
@@ -71,24 +74,20 @@ class MaskHelper:
         """
         if minimum_cohort < MIN_MEMBERS:
             raise ValueError(f"minimum_cohort is at least {MIN_MEMBERS}, got {minimum_cohort}")
-        if len(answered) % _RECORD_BYTES:
-            raise ValueError(f"{len(answered)} bytes are no list of answered terms")
         self._identity = identity
         self._key = key
         self._lane_count = lane_count
         self._counter_count = counter_count
         self._minimum_cohort = minimum_cohort
-        self._answered = {
-            answered[start : start + DIGEST_BYTES]: answered[
-                start + DIGEST_BYTES : start + _RECORD_BYTES
-            ]
-            for start in range(0, len(answered), _RECORD_BYTES)
-        }
+        try:
+            self._memory = HelperMemory.FromString(answered)
+        except DecodeError as error:
+            raise ValueError(f"{len(answered)} bytes are no memory of answered sums") from error
 
     @property
     def answered(self) -> bytes:
-        """Which terms have been answered, and by which request; to be stored before the answer goes."""
-        return b"".join(terms + request for terms, request in self._answered.items())
+        """Which sums have been answered; to be stored before the answer goes."""
+        return encode(self._memory)
 
     def answer(self, request_bytes: bytes, trust: Trust, now: datetime) -> bytes:
         """The sum of the masks of the vehicles in the sum (HelperReply).
@@ -101,16 +100,15 @@ class MaskHelper:
         Raises:
             RefusedTermsError: Impossible terms, or we are not their helper.
             TooFewPeersError: Fewer vehicles than the minimum.
-            BadRosterError: A vehicle twice, out of order or not in the cohort.
+            BadRosterError: A vehicle twice, out of order or not in the cohort, or in a sum of this
+                round already, with others.
             BadSharesError: Seeds that do not open; names whose.
-            OutOfOrderError: Another request for these terms has been answered.
+            OutOfOrderError: Another request for these terms, or a later round, has been answered.
             ProtocolError: A vehicle is not trusted or did not sign.
         """
         request = parse(HelperRequest, request_bytes, MAX_HELPER_REQUEST_BYTES)
         terms = parse_terms(request.terms)
         request_digest = hashlib.sha256(request_bytes).digest()
-        if self._answered.get(terms.digest, request_digest) != request_digest:
-            raise OutOfOrderError("another request for these terms has been answered")
         place = self._place(terms)
         needed = max(self._minimum_cohort, terms.fields.minimum_cohort)
         if len(request.accepted) < needed:
@@ -120,9 +118,10 @@ class MaskHelper:
         names = [check_seeds(seeds, terms, context, trust, now) for seeds in request.accepted]
         if names != sorted(set(names)):
             raise BadRosterError("the vehicles are not sorted by name, or one is there twice")
+        check_answerable(self._memory, terms, request_digest, names)
         keys = self._mask_keys(request, names, terms, context, place)
         mask_sum = self._mask_sum(terms, keys)
-        self._answered[terms.digest] = request_digest
+        self._memory = with_answer(self._memory, terms, request_digest, names)
         return encode(
             HelperReply(
                 context_digest=context,

@@ -57,12 +57,15 @@ class VehiclePolicy:
         max_parameter_count: Upper bound on the vector.
         max_attempts: Sums that one update goes into, at most. Sums over different vehicles have
             differences, so every further one shows a little more.
+        minimum_helpers: Mask helpers of a sum without pairwise masks, at least; of these, one may not
+            work together with the aggregator.
     """
 
     minimum_cohort: int = 3
     max_modulus_bits: int = MAX_MODULUS_BITS
     max_parameter_count: int = 2**28
     max_attempts: int = 4
+    minimum_helpers: int = 1
 
     def __post_init__(self) -> None:
         if not MIN_MEMBERS <= self.minimum_cohort <= MAX_MEMBERS:
@@ -73,6 +76,10 @@ class VehiclePolicy:
             raise ValueError(
                 f"max_modulus_bits must be in {MIN_MODULUS_BITS}..{MAX_MODULUS_BITS}, "
                 f"got {self.max_modulus_bits}"
+            )
+        if not 1 <= self.minimum_helpers <= MAX_HELPERS:
+            raise ValueError(
+                f"minimum_helpers must be in 1..{MAX_HELPERS}, got {self.minimum_helpers}"
             )
         for name in ("max_parameter_count", "max_attempts"):
             if getattr(self, name) < 1:
@@ -137,6 +144,10 @@ def check_policy(terms: Terms, policy: VehiclePolicy) -> None:
         raise RefusedTermsError(
             f"{fields.parameter_count} parameters, at most {policy.max_parameter_count} are allowed"
         )
+    if fields.helpers and len(fields.helpers) < policy.minimum_helpers:
+        raise RefusedTermsError(
+            f"{len(fields.helpers)} mask helpers, at least {policy.minimum_helpers} are asked for"
+        )
 
 
 def check_next_attempt(terms: Terms, held: Terms) -> None:
@@ -174,6 +185,7 @@ def _checks(terms: SumTerms) -> dict[str, bool]:
         "attempt": terms.attempt >= 1,
         "model_digest": len(terms.model_digest) == DIGEST_BYTES,
         "schema_digest": len(terms.schema_digest) == DIGEST_BYTES,
+        "settings_digest": len(terms.settings_digest) == DIGEST_BYTES,
         # Without a vector there are counters alone, which nobody helps with.
         "parameter_count": (1 if helped else 0) <= terms.parameter_count <= _MAX_PARAMETERS,
         "modulus_bits": MIN_MODULUS_BITS <= terms.modulus_bits <= MAX_MODULUS_BITS,

@@ -55,7 +55,7 @@ class RoundInstructions(_message.Message):
     base_digest: _builtins.bytes
     """SHA-256 of the model that a delta starts from; empty: the model is whole"""
     revocations: _builtins.bytes
-    """with codec "sealed/1": X.509 CRL, DER, that the aggregator goes by"""
+    """with codec "sealed/1" or mask helpers: X.509 CRL, DER, that the aggregator goes by"""
     @_builtins.property
     def aggregator(self) -> _secure_sum_pb2.HelperKey:
         """with codec "sealed/1": whom the update is sealed to"""
@@ -291,12 +291,20 @@ class VehicleProfile(_message.Message):
     VEHICLE_ID_FIELD_NUMBER: _builtins.int
     TRAIN_EXAMPLES_FIELD_NUMBER: _builtins.int
     CLASS_EXAMPLES_FIELD_NUMBER: _builtins.int
+    HELPER_FIELD_NUMBER: _builtins.int
+    HELPER_ONLY_FIELD_NUMBER: _builtins.int
     vehicle_id: _builtins.str
     train_examples: _builtins.int
     """0: withheld"""
+    helper_only: _builtins.bool
+    """and nothing else: it is never asked to train or evaluate"""
     @_builtins.property
     def class_examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """training examples by steering class; none: withheld"""
+
+    @_builtins.property
+    def helper(self) -> _secure_sum_pb2.HelperKey:
+        """this node is a mask helper: what seeds are sealed to"""
 
     def __init__(
         self,
@@ -304,10 +312,12 @@ class VehicleProfile(_message.Message):
         vehicle_id: _builtins.str = ...,
         train_examples: _builtins.int = ...,
         class_examples: _abc.Iterable[_builtins.int] | None = ...,
+        helper: _secure_sum_pb2.HelperKey | None = ...,
+        helper_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["helper", b"helper"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_examples", b"class_examples", "train_examples", b"train_examples", "vehicle_id", b"vehicle_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_examples", b"class_examples", "helper", b"helper", "helper_only", b"helper_only", "train_examples", b"train_examples", "vehicle_id", b"vehicle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!convoy_protos/v1/secure_sum.proto\x12\tconvoy.v1\"\x9e\x03\n\x08SumTerms\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\x0c\x12\x15\n\rschema_digest\x18\x06 \x01(\x0c\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\x14\n\x0cmodulus_bits\x18\x08 \x01(\r\x12\x0c\n\x04step\x18\t \x01(\x01\x12\x11\n\tclip_norm\x18\n \x01(\x01\x12\x12\n\nweight_cap\x18\x0b \x01(\x04\x12\x12\n\ncodec_seed\x18\x0c \x01(\x0c\x12\x16\n\x0eminimum_cohort\x18\r \x01(\r\x12\x12\n\ndeadline_s\x18\x0e \x01(\r\x12\x16\n\x0enoise_variance\x18\x0f \x01(\x01\x12\x15\n\requal_weights\x18\x10 \x01(\x08\x12%\n\x07helpers\x18\x11 \x03(\x0b\x32\x14.convoy.v1.HelperKey\x12\x0e\n\x06\x63ohort\x18\x12 \x03(\t\x12\x1c\n\x14\x63ount_noise_variance\x18\x13 \x01(\x01\"W\n\tHelperKey\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x13\n\x0bsealing_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"V\n\x07\x43heckIn\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x10\n\x08mask_key\x18\x02 \x01(\x0c\x12\x11\n\tshare_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"B\n\x06Roster\x12#\n\x07members\x18\x01 \x03(\x0b\x32\x12.convoy.v1.CheckIn\x12\x13\n\x0brevocations\x18\x02 \x01(\x0c\"g\n\x0cSealedShares\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x03(\x0c\x12\x1c\n\x14self_seed_commitment\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"7\n\rShareDelivery\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x03(\x0c\"G\n\rUnmaskRequest\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x10\n\x08uploaded\x18\x02 \x03(\r\x12\x0c\n\x04lost\x18\x03 \x03(\r\"`\n\x0bUnmaskReply\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12&\n\x06shares\x18\x02 \x03(\x0b\x32\x16.convoy.v1.UnmaskShare\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"*\n\x0bUnmaskShare\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05share\x18\x02 \x01(\x0c\"]\n\x0bHelperSeeds\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x16\n\x0e\x63ontext_digest\x18\x02 \x01(\x0c\x12\x0e\n\x06sealed\x18\x03 \x03(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"]\n\rHelperRequest\x12\r\n\x05terms\x18\x01 \x01(\x0c\x12(\n\x08\x61\x63\x63\x65pted\x18\x02 \x03(\x0b\x32\x16.convoy.v1.HelperSeeds\x12\x13\n\x0brevocations\x18\x03 \x01(\x0c\"J\n\x0bHelperReply\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x10\n\x08mask_sum\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xe7\x02\n\x0eVehicleSession\x12.\n\x05stage\x18\x01 \x01(\x0e\x32\x1f.convoy.v1.VehicleSession.Stage\x12\r\n\x05terms\x18\x02 \x01(\x0c\x12\x0e\n\x06roster\x18\x03 \x01(\x0c\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x18\n\x10mask_private_key\x18\x05 \x01(\x0c\x12\x19\n\x11share_private_key\x18\x06 \x01(\x0c\x12\x11\n\tself_seed\x18\x07 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x08 \x01(\x0c\x12\x1b\n\x13last_request_digest\x18\t \x01(\x0c\x12\x12\n\nlast_reply\x18\n \x01(\x0c\x12\x15\n\rupload_digest\x18\x0b \x01(\x0c\"V\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0e\n\nCHECKED_IN\x10\x01\x12\n\n\x06SHARED\x10\x02\x12\x0c\n\x08UPLOADED\x10\x03\x12\x0c\n\x08UNMASKED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!convoy_protos/v1/secure_sum.proto\x12\tconvoy.v1\"\xb7\x03\n\x08SumTerms\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\x0c\x12\x15\n\rschema_digest\x18\x06 \x01(\x0c\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\x14\n\x0cmodulus_bits\x18\x08 \x01(\r\x12\x0c\n\x04step\x18\t \x01(\x01\x12\x11\n\tclip_norm\x18\n \x01(\x01\x12\x12\n\nweight_cap\x18\x0b \x01(\x04\x12\x12\n\ncodec_seed\x18\x0c \x01(\x0c\x12\x16\n\x0eminimum_cohort\x18\r \x01(\r\x12\x12\n\ndeadline_s\x18\x0e \x01(\r\x12\x16\n\x0enoise_variance\x18\x0f \x01(\x01\x12\x15\n\requal_weights\x18\x10 \x01(\x08\x12%\n\x07helpers\x18\x11 \x03(\x0b\x32\x14.convoy.v1.HelperKey\x12\x0e\n\x06\x63ohort\x18\x12 \x03(\t\x12\x1c\n\x14\x63ount_noise_variance\x18\x13 \x01(\x01\x12\x17\n\x0fsettings_digest\x18\x14 \x01(\x0c\"W\n\tHelperKey\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x13\n\x0bsealing_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"V\n\x07\x43heckIn\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x10\n\x08mask_key\x18\x02 \x01(\x0c\x12\x11\n\tshare_key\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"B\n\x06Roster\x12#\n\x07members\x18\x01 \x03(\x0b\x32\x12.convoy.v1.CheckIn\x12\x13\n\x0brevocations\x18\x02 \x01(\x0c\"g\n\x0cSealedShares\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x03(\x0c\x12\x1c\n\x14self_seed_commitment\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"7\n\rShareDelivery\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x03(\x0c\"G\n\rUnmaskRequest\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x10\n\x08uploaded\x18\x02 \x03(\r\x12\x0c\n\x04lost\x18\x03 \x03(\r\"`\n\x0bUnmaskReply\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12&\n\x06shares\x18\x02 \x03(\x0b\x32\x16.convoy.v1.UnmaskShare\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"*\n\x0bUnmaskShare\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05share\x18\x02 \x01(\x0c\"]\n\x0bHelperSeeds\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x16\n\x0e\x63ontext_digest\x18\x02 \x01(\x0c\x12\x0e\n\x06sealed\x18\x03 \x03(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"]\n\rHelperRequest\x12\r\n\x05terms\x18\x01 \x01(\x0c\x12(\n\x08\x61\x63\x63\x65pted\x18\x02 \x03(\x0b\x32\x16.convoy.v1.HelperSeeds\x12\x13\n\x0brevocations\x18\x03 \x01(\x0c\"J\n\x0bHelperReply\x12\x16\n\x0e\x63ontext_digest\x18\x01 \x01(\x0c\x12\x10\n\x08mask_sum\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"4\n\x0cHelperMemory\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.convoy.v1.AnsweredRun\"R\n\x0b\x41nsweredRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12$\n\x04sums\x18\x03 \x03(\x0b\x32\x16.convoy.v1.AnsweredSum\"M\n\x0b\x41nsweredSum\x12\x14\n\x0cterms_digest\x18\x01 \x01(\x0c\x12\x16\n\x0erequest_digest\x18\x02 \x01(\x0c\x12\x10\n\x08vehicles\x18\x03 \x03(\t\"\xe7\x02\n\x0eVehicleSession\x12.\n\x05stage\x18\x01 \x01(\x0e\x32\x1f.convoy.v1.VehicleSession.Stage\x12\r\n\x05terms\x18\x02 \x01(\x0c\x12\x0e\n\x06roster\x18\x03 \x01(\x0c\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x18\n\x10mask_private_key\x18\x05 \x01(\x0c\x12\x19\n\x11share_private_key\x18\x06 \x01(\x0c\x12\x11\n\tself_seed\x18\x07 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x08 \x01(\x0c\x12\x1b\n\x13last_request_digest\x18\t \x01(\x0c\x12\x12\n\nlast_reply\x18\n \x01(\x0c\x12\x15\n\rupload_digest\x18\x0b \x01(\x0c\"V\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0e\n\nCHECKED_IN\x10\x01\x12\n\n\x06SHARED\x10\x02\x12\x0c\n\x08UPLOADED\x10\x03\x12\x0c\n\x08UNMASKED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,31 +32,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'convoy_protos.v1.secure_sum
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SUMTERMS']._serialized_start=49
-  _globals['_SUMTERMS']._serialized_end=463
-  _globals['_HELPERKEY']._serialized_start=465
-  _globals['_HELPERKEY']._serialized_end=552
-  _globals['_CHECKIN']._serialized_start=554
-  _globals['_CHECKIN']._serialized_end=640
-  _globals['_ROSTER']._serialized_start=642
-  _globals['_ROSTER']._serialized_end=708
-  _globals['_SEALEDSHARES']._serialized_start=710
-  _globals['_SEALEDSHARES']._serialized_end=813
-  _globals['_SHAREDELIVERY']._serialized_start=815
-  _globals['_SHAREDELIVERY']._serialized_end=870
-  _globals['_UNMASKREQUEST']._serialized_start=872
-  _globals['_UNMASKREQUEST']._serialized_end=943
-  _globals['_UNMASKREPLY']._serialized_start=945
-  _globals['_UNMASKREPLY']._serialized_end=1041
-  _globals['_UNMASKSHARE']._serialized_start=1043
-  _globals['_UNMASKSHARE']._serialized_end=1085
-  _globals['_HELPERSEEDS']._serialized_start=1087
-  _globals['_HELPERSEEDS']._serialized_end=1180
-  _globals['_HELPERREQUEST']._serialized_start=1182
-  _globals['_HELPERREQUEST']._serialized_end=1275
-  _globals['_HELPERREPLY']._serialized_start=1277
-  _globals['_HELPERREPLY']._serialized_end=1351
-  _globals['_VEHICLESESSION']._serialized_start=1354
-  _globals['_VEHICLESESSION']._serialized_end=1713
-  _globals['_VEHICLESESSION_STAGE']._serialized_start=1627
-  _globals['_VEHICLESESSION_STAGE']._serialized_end=1713
+  _globals['_SUMTERMS']._serialized_end=488
+  _globals['_HELPERKEY']._serialized_start=490
+  _globals['_HELPERKEY']._serialized_end=577
+  _globals['_CHECKIN']._serialized_start=579
+  _globals['_CHECKIN']._serialized_end=665
+  _globals['_ROSTER']._serialized_start=667
+  _globals['_ROSTER']._serialized_end=733
+  _globals['_SEALEDSHARES']._serialized_start=735
+  _globals['_SEALEDSHARES']._serialized_end=838
+  _globals['_SHAREDELIVERY']._serialized_start=840
+  _globals['_SHAREDELIVERY']._serialized_end=895
+  _globals['_UNMASKREQUEST']._serialized_start=897
+  _globals['_UNMASKREQUEST']._serialized_end=968
+  _globals['_UNMASKREPLY']._serialized_start=970
+  _globals['_UNMASKREPLY']._serialized_end=1066
+  _globals['_UNMASKSHARE']._serialized_start=1068
+  _globals['_UNMASKSHARE']._serialized_end=1110
+  _globals['_HELPERSEEDS']._serialized_start=1112
+  _globals['_HELPERSEEDS']._serialized_end=1205
+  _globals['_HELPERREQUEST']._serialized_start=1207
+  _globals['_HELPERREQUEST']._serialized_end=1300
+  _globals['_HELPERREPLY']._serialized_start=1302
+  _globals['_HELPERREPLY']._serialized_end=1376
+  _globals['_HELPERMEMORY']._serialized_start=1378
+  _globals['_HELPERMEMORY']._serialized_end=1430
+  _globals['_ANSWEREDRUN']._serialized_start=1432
+  _globals['_ANSWEREDRUN']._serialized_end=1514
+  _globals['_ANSWEREDSUM']._serialized_start=1516
+  _globals['_ANSWEREDSUM']._serialized_end=1593
+  _globals['_VEHICLESESSION']._serialized_start=1596
+  _globals['_VEHICLESESSION']._serialized_end=1955
+  _globals['_VEHICLESESSION_STAGE']._serialized_start=1869
+  _globals['_VEHICLESESSION_STAGE']._serialized_end=1955
 # @@protoc_insertion_point(module_scope)

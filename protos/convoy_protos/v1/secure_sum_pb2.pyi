@@ -53,6 +53,7 @@ class SumTerms(_message.Message):
     HELPERS_FIELD_NUMBER: _builtins.int
     COHORT_FIELD_NUMBER: _builtins.int
     COUNT_NOISE_VARIANCE_FIELD_NUMBER: _builtins.int
+    SETTINGS_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     round: _builtins.int
     """from 1"""
@@ -85,6 +86,8 @@ class SumTerms(_message.Message):
     """every update weighs the same, whatever its examples"""
     count_noise_variance: _builtins.float
     """of the count of clipped updates; 0: under noise it is not told"""
+    settings_digest: _builtins.bytes
+    """SHA-256 of RoundInstructions.settings_json: all do the same work"""
     @_builtins.property
     def helpers(self) -> _containers.RepeatedCompositeFieldContainer[Global___HelperKey]:
         """mask helpers; none means pairwise masks"""
@@ -115,10 +118,11 @@ class SumTerms(_message.Message):
         helpers: _abc.Iterable[Global___HelperKey] | None = ...,
         cohort: _abc.Iterable[_builtins.str] | None = ...,
         count_noise_variance: _builtins.float = ...,
+        settings_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clip_norm", b"clip_norm", "codec_seed", b"codec_seed", "cohort", b"cohort", "count_noise_variance", b"count_noise_variance", "deadline_s", b"deadline_s", "equal_weights", b"equal_weights", "helpers", b"helpers", "minimum_cohort", b"minimum_cohort", "model_digest", b"model_digest", "modulus_bits", b"modulus_bits", "noise_variance", b"noise_variance", "parameter_count", b"parameter_count", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "shard", b"shard", "step", b"step", "weight_cap", b"weight_cap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "clip_norm", b"clip_norm", "codec_seed", b"codec_seed", "cohort", b"cohort", "count_noise_variance", b"count_noise_variance", "deadline_s", b"deadline_s", "equal_weights", b"equal_weights", "helpers", b"helpers", "minimum_cohort", b"minimum_cohort", "model_digest", b"model_digest", "modulus_bits", b"modulus_bits", "noise_variance", b"noise_variance", "parameter_count", b"parameter_count", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "settings_digest", b"settings_digest", "shard", b"shard", "step", b"step", "weight_cap", b"weight_cap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -458,6 +462,86 @@ class HelperReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HelperReply: _TypeAlias = HelperReply  # noqa: Y015
+
+@_typing.final
+class HelperMemory(_message.Message):
+    """What a helper keeps of the sums that it has answered; never leaves it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnsweredRun]: ...
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___AnsweredRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HelperMemory: _TypeAlias = HelperMemory  # noqa: Y015
+
+@_typing.final
+class AnsweredRun(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    round: _builtins.int
+    """the newest; earlier ones are not answered any more"""
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnsweredSum]:
+        """of that round"""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        round: _builtins.int = ...,
+        sums: _abc.Iterable[Global___AnsweredSum] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "run_id", b"run_id", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnsweredRun: _TypeAlias = AnsweredRun  # noqa: Y015
+
+@_typing.final
+class AnsweredSum(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_DIGEST_FIELD_NUMBER: _builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    VEHICLES_FIELD_NUMBER: _builtins.int
+    terms_digest: _builtins.bytes
+    request_digest: _builtins.bytes
+    """SHA-256 of the only request that is answered for these terms"""
+    @_builtins.property
+    def vehicles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """in the sum, sorted"""
+
+    def __init__(
+        self,
+        *,
+        terms_digest: _builtins.bytes = ...,
+        request_digest: _builtins.bytes = ...,
+        vehicles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_digest", b"request_digest", "terms_digest", b"terms_digest", "vehicles", b"vehicles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnsweredSum: _TypeAlias = AnsweredSum  # noqa: Y015
 
 @_typing.final
 class VehicleSession(_message.Message):

@@ -103,6 +103,7 @@ class Update:
     Attributes:
         codec: Wire name, as "float32/1".
         encrypted: Whether the server sees sums only.
+        mask_source: "peers" or "helpers": with whom vehicles agree on masks; None: nothing is masked.
         bits_per_parameter: Of the payload.
         bytes: One update as really sent, envelope included.
         float32_bytes: The same parameters as plain float32.
@@ -113,13 +114,24 @@ class Update:
     bits_per_parameter: float
     bytes: int
     float32_bytes: int
+    mask_source: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Privacy:
-    """What protects a single vehicle; None where switched off."""
+    """What protects a single vehicle; None where switched off.
+
+    Attributes:
+        secure_aggregation: Whether the server sees sums only.
+        mask_helpers: Of these helpers one must not work together with the server; 0: there are none.
+        clip_norm: Bound on an update's 2-norm.
+        noise_multiplier: Of the noise in every sum.
+        epsilon: Spent in the whole run.
+        delta: With which epsilon may fail.
+    """
 
     secure_aggregation: bool
+    mask_helpers: int = 0
     clip_norm: float | None = None
     noise_multiplier: float | None = None
     epsilon: float | None = None

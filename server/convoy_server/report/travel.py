@@ -26,6 +26,7 @@ def update_of(run: RunConfig, records: Sequence[RoundRecord]) -> Update | None:
         bits_per_parameter=8 * uplink_bytes / (updates * parameters),
         bytes=round(uplink_bytes / updates),
         float32_bytes=4 * parameters,
+        mask_source=run.update.mask_source,
     )
 
 
@@ -34,6 +35,7 @@ def privacy_of(run: RunConfig, records: Sequence[RoundRecord]) -> Privacy:
     last = records[-1] if records else None
     return Privacy(
         secure_aggregation=protection_of(run.update.wire_name) is Protection.MASKED,
+        mask_helpers=run.update.helpers,
         clip_norm=last.clip_norm if last else run.privacy.clip_norm,
         noise_multiplier=run.privacy.noise_multiplier,
         epsilon=last.epsilon if last else None,

@@ -33,7 +33,11 @@ def start_child(module: str, config_path: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def end_child(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
+PATIENCE_S: Final = 20.0
+"""Seconds that a process gets to end in when it is asked to."""
+
+
+def end_child(process: subprocess.Popen[bytes], patience_s: float = PATIENCE_S) -> None:
     """Ask a process to end, and make it end."""
     if process.poll() is None:
         process.terminate()

@@ -10,11 +10,13 @@ Stands in for Flower's SuperExec and never executes what was submitted. A run ou
 """
 
 import logging
+import math
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +30,9 @@ from convoy_protos.flower_internals import (
 )
 from convoy_server.service.child_processes import end_child, start_child
 from convoy_server.service.restart_policy import RestartPolicy
+from convoy_server.service.run_queue import is_forgotten, queued_runs, submitted
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
-from convoy_server.service.status_file import end_status
+from convoy_server.service.status_file import STOPPED_BY_OPERATOR, end_status
 from convoy_server.service.structured_log import set_up_log
 from convoy_server.service.task_file import (
     FAILED,
@@ -77,6 +80,7 @@ class Executor:
         if running is None:
             taken = take_task(self._address)
             if taken is None:
+                self._submit_forgotten()
                 return False
             running = RunningTask(task=taken[0], bundle=taken[1])
             try:
@@ -117,23 +121,27 @@ class Executor:
                 return ""
             if code == FAILED and reason_file.exists():
                 return reason_file.read_text().strip()
+            if self._stop.is_set():
+                return None
             if code is None:
-                return None if self._stop.is_set() else GIVEN_UP
+                return GIVEN_UP
             policy = policy.ended(time.monotonic() - begin_s)
             if code > 0 and code != INTERRUPTED and policy.quick_ends >= MAX_FAULTS:
-                failure = (
-                    f"the ServerApp ended with {code}, {MAX_FAULTS} times in a row: see the log"
-                )
-                end_status(run_folder(running, self._config), "failed", failure)
-                return failure
+                return f"the ServerApp ended with {code}, {MAX_FAULTS} times in a row: see the log"
             logger.warning("the ServerApp ended with %d; again in %.1f s", code, policy.wait_s)
             self._stop.wait(policy.wait_s)
         return None
 
     def _watch(self, process: subprocess.Popen[bytes], running: RunningTask) -> int | None:
-        """Its exit code; None: it has to be ended."""
-        beat_s = 0.0
-        while not self._stop.is_set():
+        """Its exit code; None: it has to be ended.
+
+        Asked to stop, a round under way has [runs] drain_s left, and the SuperLink must go on hearing of us.
+        """
+        beat_s, end_s = 0.0, math.inf
+        while time.monotonic() < end_s:
+            if self._stop.is_set() and end_s == math.inf:
+                process.terminate()
+                end_s = time.monotonic() + self._config.runs.drain_s
             if time.monotonic() - beat_s > HEARTBEAT_S:
                 beat_s = time.monotonic()
                 try:
@@ -155,14 +163,26 @@ class Executor:
         """
         outcome = run_outcomes(self._address).get(running.task.run_id)
         if outcome is not None and outcome.end == "stopped":
-            end_status(run_folder(running, self._config), "stopped", "by `convoy runs stop`")
+            end_status(run_folder(running, self._config), "stopped", STOPPED_BY_OPERATOR)
             logger.info("run %d was stopped", running.task.run_id)
         else:
             run_id = start_run(self._address, running.bundle)
             logger.warning("run %d: %s; goes on as run %d", running.task.run_id, GIVEN_UP, run_id)
         clear_task(self._config.state_folder)
 
+    def _submit_forgotten(self) -> None:
+        """Runs of the queue that the SuperLink does not know any more, or counts as over."""
+        queued = list(queued_runs(self._config.runs_folder))
+        outcomes = run_outcomes(self._address) if queued else {}
+        for folder, status in queued:
+            bundle = submitted(folder)
+            if is_forgotten(status, bundle, outcomes, datetime.now(UTC)):
+                run_id = start_run(self._address, bundle)
+                logger.warning("run %s was forgotten; waits again as run %d", folder.name, run_id)
+
     def _finish(self, running: RunningTask, failure: str) -> None:
+        if failure:
+            end_status(run_folder(running, self._config), "failed", failure)
         finish_task(self._address, running.task, failure)
         clear_task(self._config.state_folder)
         logger.info("run %d: %s", running.task.run_id, failure or "done")

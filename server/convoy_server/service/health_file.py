@@ -11,6 +11,10 @@ from convoy_server.storage import write_file
 
 HEALTH_FILE: Final = "health.json"
 
+HEALTH_EVERY_S: Final = 2.0
+HEALTH_LASTS_S: Final = 10.0
+"""An older one says nothing about now."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessHealth:
@@ -37,14 +41,12 @@ class ServiceHealth:
         processes: What it supervises.
         superlink_answers: Whether Flower's SuperLink answered when it was asked last.
         executor_alive: Whether runs that are submitted are started.
-        queue: Runs that wait for their turn.
         draining: Whether the service is on its way down: nothing new is begun.
     """
 
     processes: tuple[ProcessHealth, ...] = ()
     superlink_answers: bool = False
     executor_alive: bool = False
-    queue: int = 0
     draining: bool = False
 
 

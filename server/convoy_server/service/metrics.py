@@ -28,6 +28,7 @@ from convoy_protos.findings import Finding, ok, problem, problems
 from convoy_server.audit import ROUNDS_FILE
 from convoy_server.service.health_file import ServiceHealth
 from convoy_server.service.round_counts import RunCounts
+from convoy_server.service.run_queue import queued_runs
 from convoy_server.service.server_check import check_aggregator, check_certificate, check_disk
 from convoy_server.service.server_config import ServerConfig
 from convoy_server.service.status_file import STATUS_FILE, Status, read_status
@@ -151,6 +152,11 @@ class ServiceCollector(Collector):
                 counts.read_on(folder / ROUNDS_FILE)
             yield from _of_rounds(self._counts)
             yield from _of_status(_statuses(folders))
+        yield GaugeMetricFamily(
+            "convoy_queued_runs",
+            "Runs that wait for their turn.",
+            value=float(sum(1 for _ in queued_runs(self._config.runs_folder))),
+        )
         health = self._health()
         yield from _of_health(health)
         yield GaugeMetricFamily(
@@ -258,7 +264,6 @@ def _of_health(health: ServiceHealth) -> Iterator[Metric]:
         restarts.add_metric([one.name], one.restarts)
         memory.add_metric([one.name], one.rss_bytes)
     yield from (up, restarts, memory)
-    yield GaugeMetricFamily("convoy_queued_runs", "Runs that wait.", value=float(health.queue))
 
 
 def _statuses(folders: Iterable[Path]) -> dict[str, Status]:

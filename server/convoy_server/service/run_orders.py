@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from convoy_protos.errors import JobFailedError, SettingsError, SuperLinkError, UsageError
+from convoy_protos.findings import problems
 from convoy_protos.flower_internals import (
     RunOutcome,
     ServerTask,
@@ -27,8 +28,22 @@ from convoy_server.audit import ROUNDS_FILE
 from convoy_server.round_log import RoundRecord, from_line
 from convoy_server.run_config import RunConfig, run_config_to_json
 from convoy_server.service.run_names import check_run_name
+from convoy_server.service.run_queue import (
+    dequeue,
+    enqueue,
+    queued_runs,
+    submitted,
+    waiting_as,
+)
+from convoy_server.service.server_check import check_disk
 from convoy_server.service.server_config import ServerConfig
-from convoy_server.service.status_file import STATUS_FILE, read_status, status_line
+from convoy_server.service.status_file import (
+    STATUS_FILE,
+    STOPPED_BY_OPERATOR,
+    end_status,
+    read_status,
+    status_line,
+)
 from convoy_server.service.task_file import load_task
 
 SIMULATION_TABLES: Final = frozenset({"fleet", "baselines", "closed_loop", "network", "faults"})
@@ -65,15 +80,21 @@ def submit(config: ServerConfig, scenario: Path, name: str, now: datetime) -> Ru
 
     Raises:
         UsageError: The scenario or the name cannot be used, or a run has that name.
+        JobFailedError: There is less room on the disk than [runs] keep_free_mb.
         SuperLinkError: The service is not up.
     """
     run, left_out = read_run(scenario)
     name = check_run_name(name or f"{run.name}-{now:%Y%m%d-%H%M%S}")
     out = config.runs_folder / name
-    if out.exists():
-        raise UsageError(f"{out}: there is a run of that name; choose another with --name")
+    if full := problems(check_disk(config)):
+        raise JobFailedError(full[0].message)
     bundle = build_run_bundle({RUN_KEY: run_config_to_json(run), NAME_KEY: name})
-    run_id = start_run(config.private_door.address, bundle)
+    enqueue(out, bundle)
+    try:
+        run_id = start_run(config.private_door.address, bundle)
+    except SuperLinkError:
+        dequeue(out)
+        raise
     return RunOrder(name=name, run_id=run_id, out=out, left_out=left_out)
 
 
@@ -143,7 +164,8 @@ def runs(config: ServerConfig) -> Iterator[str]:
     for folder in sorted(folders, key=lambda path: (path / STATUS_FILE).stat().st_mtime):
         status = read_status(folder)
         if status is not None:
-            yield f"{folder.name}  {status.state}  round {status.round} of {status.rounds}  {status.why}"
+            how_far = f"round {status.round} of {status.rounds}" if status.rounds else ""
+            yield "  ".join(filter(None, (folder.name, status.state, how_far, status.why)))
 
 
 def describe_run(config: ServerConfig, name: str) -> Iterator[str]:
@@ -162,17 +184,23 @@ def describe_run(config: ServerConfig, name: str) -> Iterator[str]:
 
 
 def stop(config: ServerConfig, name: str) -> None:
-    """End a run.
+    """End a run, or take it out of the queue.
 
     Raises:
-        UsageError: It does not run.
+        UsageError: It neither runs nor waits.
         SuperLinkError: The service is not up.
     """
-    check_run_name(name)
+    out = config.runs_folder / check_run_name(name)
+    address = config.private_door.address
     task = _task_of(config, name)
-    if task is None:
+    if task is not None:
+        stop_run(address, task.run_id)
+        return
+    if out not in dict(queued_runs(config.runs_folder)):
         raise UsageError(f"{name}: does not run; `convoy runs list` shows what does")
-    stop_run(config.private_door.address, task.run_id)
+    for run_id in waiting_as(submitted(out), run_outcomes(address)):
+        stop_run(address, run_id)
+    end_status(out, "stopped", STOPPED_BY_OPERATOR)
 
 
 def newest_outcome(outcomes: Mapping[int, RunOutcome], run_id: int) -> RunOutcome | None:

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,8 +26,10 @@ from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.fleet_store import load_book
 from convoy_privacy.key_files import read_file
 from convoy_privacy.party import load_party
+from convoy_protos.errors import SettingsError
 from convoy_protos.findings import Finding, ok, problem, warning
 from convoy_protos.kernel_clock import TIME_ERROR, read_clock_state
+from convoy_server.service.health_file import HEALTH_FILE, HEALTH_LASTS_S, load_health
 from convoy_server.service.server_config import ServerConfig, is_loopback
 
 EXPIRES_SOON: Final = timedelta(days=30)
@@ -196,7 +199,8 @@ def check_metrics_door(config: ServerConfig) -> Iterator[Finding]:
 
 
 def check_ports(config: ServerConfig) -> Iterator[Finding]:
-    """Every port can be listened on."""
+    """Every port can be listened on, or this service listens on it already."""
+    runs = _runs_already(config)
     hosts = {
         "fleet_door": config.fleet_door.host,
         "private_door": config.private_door.host,
@@ -205,7 +209,9 @@ def check_ports(config: ServerConfig) -> Iterator[Finding]:
     }
     for table, port in config.ports.items():
         fault = _why_not_bound(hosts[table], port)
-        if fault:
+        if fault and runs:
+            yield ok("port", f"[{table}] {hosts[table]}:{port}: the service runs")
+        elif fault:
             yield problem("port", f"[{table}] {hosts[table]}:{port}: {fault}")
         else:
             yield ok("port", f"[{table}] {hosts[table]}:{port} is free")
@@ -230,6 +236,16 @@ def clock_finding(state: int) -> Finding:
     if state < 0:
         return warning("clock", "this system does not say whether the clock is kept in step")
     return ok("clock", "is kept in step")
+
+
+def _runs_already(config: ServerConfig) -> bool:
+    """Whether a supervisor has said in the last seconds that the SuperLink of this state folder answers."""
+    file = config.state_folder / HEALTH_FILE
+    try:
+        age_s = time.time() - file.stat().st_mtime
+        return age_s < HEALTH_LASTS_S and load_health(config.state_folder).superlink_answers
+    except (OSError, SettingsError):
+        return False
 
 
 def _why_not_bound(host: str, port: int) -> str:

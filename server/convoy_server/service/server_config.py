@@ -21,6 +21,8 @@ from convoy_protos.settings import from_table
 STATE_MODE: Final = 0o700
 """Only the service's own user reads its state."""
 
+MAX_DRAIN_S: Final = 3600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetDoorConfig:
@@ -156,16 +158,21 @@ class RunsConfig:
 
     Attributes:
         folder: One run directory a run.
+        drain_s: Seconds that a round under way gets to end in when the service is asked to stop; one that
+            takes longer is done again at the next start. 0: none.
         keep_free_mb: Room on its disk, in 10^6 bytes, below which the service is not ready and no run
             is started; 0: not asked.
     """
 
     folder: str = "runs"
     keep_free_mb: int = 2000
+    drain_s: float = 120.0
 
     def __post_init__(self) -> None:
         if not self.folder:
             raise ValueError("folder must not be empty")
+        if not 0.0 <= self.drain_s <= MAX_DRAIN_S:
+            raise ValueError(f"drain_s must be in 0..{MAX_DRAIN_S:g}, got {self.drain_s:g}")
         if self.keep_free_mb < 0:
             raise ValueError(f"keep_free_mb must not be negative, got {self.keep_free_mb}")
 

@@ -15,7 +15,9 @@ from convoy_protos.flower_internals import act_as_server, make_context
 from convoy_protos.run_bundle import read_run_bundle
 from convoy_server.checkpoint import CHECKPOINT_FOLDER
 from convoy_server.errors import RunInterruptedError
+from convoy_server.observer_group import ObserverGroup
 from convoy_server.run_config import KEYS_KEY, OUT_KEY, RESUME_KEY
+from convoy_server.service.draining import Draining
 from convoy_server.service.server_config import ServerConfig, load_server_config
 from convoy_server.service.status_file import end_status
 from convoy_server.service.structured_log import set_up_log
@@ -50,8 +52,8 @@ def main(config_path: Path) -> int:
     running = load_task(config.state_folder)
     if running is None:
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    out: Path | None = None
+    draining = Draining()
+    signal.signal(signal.SIGTERM, lambda *_: draining.ask())
     try:
         settings = settings_of(running, config)
         from convoy_server.app import make_server_app  # noqa: PLC0415 - torch comes with it
@@ -61,13 +63,11 @@ def main(config_path: Path) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         grid = act_as_server(config.private_door.address, running.task)
         context = make_context(running.task.node_id, {}, settings, run_id=running.task.run_id)
-        make_server_app(observer=service_observer(out))(grid, context)
+        make_server_app(observer=ObserverGroup([service_observer(out), draining]))(grid, context)
         end_status(out, "finished")
     except (RunInterruptedError, KeyboardInterrupt):
         return INTERRUPTED
     except ConvoyError as error:
-        if out is not None and out.exists():
-            end_status(out, "failed", str(error))
         (config.state_folder / REASON_FILE).write_text(f"{error}\n")
         return FAILED
     return 0

@@ -30,7 +30,9 @@ STATUS_FILE: Final = "status.json"
 MAX_NAMES: Final = 50
 """Vehicles that are named at most; the others are counted."""
 
-RunState = Literal["waiting", "running", "finished", "failed", "stopped"]
+STOPPED_BY_OPERATOR: Final = "by `convoy runs stop`"
+
+RunState = Literal["queued", "waiting", "running", "finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,7 @@ class Status:
 
     Attributes:
         run: Name of the run.
-        state: "waiting" until the first round began.
+        state: "queued" until its turn comes, "waiting" until the first round began.
         why: Why the run failed or was stopped; empty otherwise.
         time: Of this picture, UTC, ISO 8601.
         round: That goes on; 0 before the first.
@@ -314,7 +316,7 @@ def end_status(run_dir: Path, state: RunState, why: str = "", *, now: Clock = ut
 
 def status_line(status: Status) -> str:
     """One line for people: what goes on and what is waited for."""
-    if status.state in {"finished", "failed", "stopped"}:
+    if status.state in {"queued", "finished", "failed", "stopped"}:
         return f"{status.run}: {status.state}" + (f": {status.why}" if status.why else "")
     of = f" of {status.rounds}" if status.rounds else ""
     line = f"{status.run}: round {status.round}{of}"

@@ -20,8 +20,14 @@ from typing import Final
 
 import psutil
 
-from convoy_server.service.child_processes import end_child, start_child
-from convoy_server.service.health_file import ProcessHealth, ServiceHealth, load_health, save_health
+from convoy_server.service.child_processes import PATIENCE_S, end_child, start_child
+from convoy_server.service.health_file import (
+    HEALTH_EVERY_S,
+    ProcessHealth,
+    ServiceHealth,
+    load_health,
+    save_health,
+)
 from convoy_server.service.metrics import start_metrics
 from convoy_server.service.restart_policy import RestartPolicy
 from convoy_server.service.server_config import STATE_MODE, ServerConfig, load_server_config
@@ -31,7 +37,6 @@ from convoy_server.service.two_doors import HEALTH_PATH
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 0.2
-HEALTH_EVERY_S: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -108,12 +113,12 @@ def supervise(config_path: Path, stop: threading.Event) -> None:
                 told_s = now_s
                 save_health(config.state_folder, _health(config, children, draining=False))
             stop.wait(LOOK_EVERY_S)
-        logger.info("draining: the round under way is taken up again at the next start")
+        logger.info("draining: a round under way has %g s to end in", config.runs.drain_s)
         save_health(config.state_folder, _health(config, children, draining=True))
     finally:
         for child in reversed(children):
             if child.process is not None:
-                end_child(child.process)
+                end_child(child.process, config.runs.drain_s + 2.0 * PATIENCE_S)
         metrics.close()
         save_health(config.state_folder, _health(config, children, draining=True))
 

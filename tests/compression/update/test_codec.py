@@ -27,6 +27,9 @@ def test_a_codec_that_no_update_travels_in_alone_is_refused_and_the_known_ones_n
     [
         ({"modulus_bits": 1}, "modulus_bits must be in 2..16"),
         ({"shard_size": 129}, "shard_size"),
+        ({"shard_size": 4097, "helpers": 1}, "shard_size"),
+        ({"helpers": 9}, "helpers must be in 0..8"),
+        ({"helpers": 1, "codec": "sealed"}, "codec must be masked"),
         ({"minimum_cohort": 1}, "minimum_cohort"),  # the sum over one vehicle is its update
         ({"minimum_cohort": 9, "shard_size": 8}, "at most shard_size"),
         ({"exchange_deadline_s": 0.0}, "exchange_deadline_s"),
@@ -38,6 +41,18 @@ def test_a_codec_that_no_update_travels_in_alone_is_refused_and_the_known_ones_n
 def test_impossible_settings_are_named(settings, words):
     with pytest.raises(ValueError, match=words):
         UpdateConfig(**settings)
+
+
+def test_with_helpers_a_shard_may_be_larger():
+    assert UpdateConfig(helpers=1, shard_size=4096).shard_size == 4096
+
+
+@pytest.mark.parametrize(
+    ("settings", "source"),
+    [({}, "peers"), ({"helpers": 2}, "helpers"), ({"codec": "sealed"}, None)],
+)
+def test_the_source_of_masks_follows_from_the_helpers(settings, source):
+    assert UpdateConfig(**settings).mask_source == source
 
 
 @every_codec

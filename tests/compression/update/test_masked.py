@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convoy_compression.errors import InvalidUpdateError, PayloadLengthError
-from convoy_compression.update.masked import OVERFLOW_WRAP_RATIO, LaneSum, MaskedFormat
+from convoy_compression.update.masked import (
+    OVERFLOW_WRAP_RATIO,
+    LaneSum,
+    MaskedFormat,
+    overflow_limit,
+)
 from convoy_compression.update.public_bytes import public_bytes
 from convoy_compression.update.range_control import step_for
 from convoy_compression.update.rotation import rotate, rotate_back
@@ -62,7 +67,7 @@ def test_quantizing_summing_and_decoding_equal_a_plain_loop(bits):
                 value += apart if abs(apart) <= 1 else 0
             totals[j] += value
             assert (int(quantized_P[j]) - value) % (1 << bits) == 0
-    decoded = lanes.decode(summed(lanes, updates_KN))
+    decoded = lanes.decode(summed(lanes, updates_KN), len(updates_KN))
     half = 1 << (bits - 1)
     centred_P = np.array([(total + half) % (2 * half) - half for total in totals], np.float32)
     np.testing.assert_allclose(
@@ -87,7 +92,7 @@ def test_length_and_type_follow_from_the_format_alone(bits, lane_bytes):
 def test_a_fine_step_gives_the_sum_itself():
     updates_KN = drawn(10, 500)
     lanes = lanes_of(bits=16, step=fitting_step(updates_KN, 16))
-    decoded = lanes.decode(summed(lanes, updates_KN))
+    decoded = lanes.decode(summed(lanes, updates_KN), len(updates_KN))
     assert error(decoded.sum_N, updates_KN.sum(0)) < 1e-5
 
 
@@ -95,8 +100,8 @@ def test_a_single_update_may_wrap_where_the_sum_does_not():
     large_N = drawn(1, 500)[0] * 100
     updates_KN = np.stack([large_N, -large_N + drawn(1, 500, seed=1)[0]])
     lanes = lanes_of(bits=8, step=fitting_step(updates_KN, 8))
-    assert lanes.decode(lanes.quantize(large_N, 1)).overflowed
-    decoded = lanes.decode(summed(lanes, updates_KN))
+    assert lanes.decode(lanes.quantize(large_N, 1), 1).overflowed
+    decoded = lanes.decode(summed(lanes, updates_KN), len(updates_KN))
     assert not decoded.overflowed
     assert error(decoded.sum_N, updates_KN.sum(0)) < 0.01
 
@@ -123,7 +128,7 @@ def test_masks_that_are_added_and_subtracted_leave_the_sum_as_it_was(bits, seed)
         plain.add(lanes.unpack(lanes.pack(quantized_P)))
         masked.add(lanes.unpack(lanes.pack(quantized_P + mask_P)))
         masked.subtract(mask_P)
-    before, after = lanes.decode(plain.lanes_P), lanes.decode(masked.lanes_P)
+    before, after = lanes.decode(plain.lanes_P, 2), lanes.decode(masked.lanes_P, 2)
     assert before.sum_N.tobytes() == after.sum_N.tobytes()
 
 
@@ -143,7 +148,7 @@ def test_shifted_dithers_halve_the_error_of_independent_ones():
     updates_KN = drawn(50, 4096)
     step = 0.5
     lanes = lanes_of(4096, 16, step)
-    decoded = lanes.decode(summed(lanes, updates_KN))
+    decoded = lanes.decode(summed(lanes, updates_KN), len(updates_KN))
     square = np.mean((decoded.sum_N - updates_KN.sum(0)) ** 2)
     assert 0.8 < square / (50 * step**2 / 12) < 1.2  # independent: 50 * step**2 / 6
 
@@ -154,7 +159,7 @@ def test_lost_vehicles_leave_a_good_sum_of_the_others(lost):
     present = [index for index in range(50) if index not in lost]
     true_N = updates_KN[present].sum(0)
     lanes = lanes_of(4096, 8, fitting_step(updates_KN[present], 8))
-    decoded = lanes.decode(summed(lanes, updates_KN, present))
+    decoded = lanes.decode(summed(lanes, updates_KN, present), len(present))
     assert not decoded.overflowed
     assert error(decoded.sum_N, true_N) < 0.01
 
@@ -171,7 +176,7 @@ def test_lost_vehicles_leave_a_good_sum_of_the_others(lost):
 def test_a_step_too_fine_for_the_sum_is_noticed(share, overflowed, low, high):
     updates_KN = drawn(10, 8000)
     lanes = lanes_of(8000, 8, share * fitting_step(updates_KN, 8))
-    decoded = lanes.decode(summed(lanes, updates_KN))
+    decoded = lanes.decode(summed(lanes, updates_KN), len(updates_KN))
     assert low < decoded.wrap_ratio < high
     assert decoded.overflowed is overflowed
     assert (decoded.wrap_ratio > OVERFLOW_WRAP_RATIO) is overflowed
@@ -179,7 +184,7 @@ def test_a_step_too_fine_for_the_sum_is_noticed(share, overflowed, low, high):
 
 def test_every_update_zero_is_valid():
     lanes = lanes_of(500, 6, 1e-6)
-    decoded = lanes.decode(summed(lanes, np.zeros((3, 500), np.float32)))
+    decoded = lanes.decode(summed(lanes, np.zeros((3, 500), np.float32)), 3)
     np.testing.assert_array_equal(decoded.sum_N, np.zeros(500))
     assert (decoded.rms, decoded.wrap_ratio) == (0.0, 0.0)
 
@@ -227,7 +232,7 @@ def test_a_payload_cut_or_grown_anywhere_is_refused(bits):
 @given(st.sampled_from([1, 6, 8, 11, 16]), st.randoms(use_true_random=False))
 def test_whatever_bytes_of_the_right_length_decode_to_finite_numbers(bits, random):
     lanes = lanes_of(100, bits)
-    decoded = lanes.decode(lanes.unpack(random.randbytes(lanes.payload_bytes)))
+    decoded = lanes.decode(lanes.unpack(random.randbytes(lanes.payload_bytes)), 1)
     assert np.isfinite(decoded.sum_N).all()
     assert 0.0 <= decoded.wrap_ratio <= 1.0
 
@@ -259,5 +264,42 @@ def test_a_sum_of_counters_alone_has_no_lanes():
     lanes = lanes_of(0, 2)
     assert (lanes.padded_count, lanes.payload_bytes) == (0, 0)
     assert lanes.pack(lanes.quantize(np.zeros(0, np.float32), 1)) == b""
-    decoded = lanes.decode(lanes.unpack(b""))
+    decoded = lanes.decode(lanes.unpack(b""), 3)
     assert (decoded.sum_N.size, decoded.overflowed) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("bits", "vehicles", "limit"),
+    [
+        (8, 50, 0.30),  # rounding is nothing against a wrap
+        (6, 50, 0.337),
+        (5, 50, 0.399),
+        (4, 50, 0.5),
+        (2, 50, 0.5),  # no wider range would be better
+        (5, 6, 0.314),
+        (3, 6, 0.442),
+        (16, 128, 0.30),
+    ],
+)
+def test_the_fewer_the_bits_and_the_more_the_vehicles_the_later_a_wider_range_pays(
+    bits, vehicles, limit
+):
+    assert overflow_limit(bits, vehicles) == pytest.approx(limit, abs=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3])
+@pytest.mark.parametrize("vehicles", [6, 50])
+def test_a_sum_beyond_the_limit_is_better_made_again_and_one_below_is_not(bits, vehicles):
+    updates_KN = drawn(vehicles, 16_384)
+    wanted_N = updates_KN.sum(axis=0)
+
+    def error(share):
+        lanes = lanes_of(16_384, bits, share * fitting_step(updates_KN, bits))
+        decoded = lanes.decode(summed(lanes, updates_KN), vehicles)
+        return decoded, float(np.sum((decoded.sum_N - wanted_N) ** 2))
+
+    for share in (0.35, 0.5, 0.7, 1.0, 1.4):
+        (decoded, now), (_, again) = error(share), error(2 * share)
+        near_the_limit = 0.75 < decoded.wrap_ratio / decoded.limit < 1.25
+        assert near_the_limit or decoded.overflowed == (again < now)

@@ -69,7 +69,7 @@ def test_step_and_sum_settle_without_overflow(bits):
         total = LaneSum(lanes)
         for slot, update_N in enumerate(updates_KN, start=1):
             total.add(lanes.quantize(update_N, slot))
-        decoded = lanes.decode(total.lanes_P)
+        decoded = lanes.decode(total.lanes_P, len(updates_KN))
         overflows.append(decoded.overflowed)
         steps.append(lanes.step)
         sigma = next_sigma(signal_sigma(decoded.rms, 20, lanes.step), slack)

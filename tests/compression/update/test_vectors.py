@@ -149,7 +149,7 @@ def test_masked_payloads_are_written_and_read_as_ever(vectors, bits):
         assert lanes.pack(lanes.quantize(update_N, slot)).hex() == "".join(payload.split())
         total.add(lanes.unpack(bytes.fromhex(payload)))
     assert lanes.pack(total.lanes_P) == bytes.fromhex(vector["sum"])
-    decoded = lanes.decode(lanes.unpack(bytes.fromhex(vector["sum"])))
+    decoded = lanes.decode(lanes.unpack(bytes.fromhex(vector["sum"])), len(SLOTS))
     np.testing.assert_allclose(decoded.sum_N, floats(vector["decoded"]), rtol=1e-5, atol=1e-5)
 
 
@@ -222,7 +222,7 @@ def file_text():
         lines.append("]")
         lines.append(f"sum = {_quoted(lanes.pack(total.lanes_P))}")
         lines.append(
-            f"decoded = {_quoted(lanes.decode(total.lanes_P).sum_N.astype('<f4').tobytes())}\n"
+            f"decoded = {_quoted(lanes.decode(total.lanes_P, len(SLOTS)).sum_N.astype('<f4').tobytes())}\n"
         )
     payload = encode_sparse(sealed_update(), SEALED_FACTOR)
     decoded_N = decode_sparse(memoryview(payload), 20)

@@ -28,12 +28,13 @@ def answered(message_type, tmp_path):
         verdict=lambda: Verdict(may_work=False, reason="it drives", retry_after_s=9.0, hot=False),
         states=RunStates(tmp_path),
         fetch_bundle=lambda _: (bundle, {}),
+        chunk_bytes=lambda: 2**16,
     )
     parcel = device.answer(Parcel(run_id=1, message=b"", tree=tree, objects=objects), NODE)
     return inflated_message(parcel.tree, parcel.objects)
 
 
-@pytest.mark.parametrize("message_type", ["train", "evaluate", "query.ranges"])
+@pytest.mark.parametrize("message_type", ["train", "evaluate", "query.profile", "query.ranges"])
 def test_what_is_work_is_declined_with_the_reason(tmp_path, message_type):
     reply = answered(message_type, tmp_path)
 
@@ -41,6 +42,6 @@ def test_what_is_work_is_declined_with_the_reason(tmp_path, message_type):
     assert reply.error.reason == "not now: it drives"
 
 
-@pytest.mark.parametrize("message_type", ["query.profile", "train.unmask"])
+@pytest.mark.parametrize("message_type", ["train.share", "train.unmask"])
 def test_what_takes_a_moment_is_answered(tmp_path, message_type):
     assert not answered(message_type, tmp_path).has_error()

@@ -286,7 +286,11 @@ def test_a_first_agent_toml_is_one_that_the_agent_reads(tmp_path, role):
     path.write_text(first_agent_toml(token, ["/data/tubs", "more"]))
     config = load_agent_config(path)
     assert config.vehicle.vehicle_id == token.name
-    assert config.vehicle.recordings == ("/data/tubs", str(tmp_path / "more"))
+    identity = str(tmp_path / "state" / "identity")
+    trains = (("/data/tubs", str(tmp_path / "more")), "")
+    assert (config.vehicle.recordings, config.vehicle.helper_identity) == (
+        trains if role == "vehicle" else ((), identity)
+    )
     assert config.server.address == token.fleet_address
     assert config.server.services == token.services_address
     assert config.role == ("vehicle" if role == "vehicle" else "roadside")

@@ -1,5 +1,7 @@
 """With mask helpers: one upload, one answer of each helper, and a sum of the accepted alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,6 +39,8 @@ from convoy_privacy.fleet_authority import FleetAuthority
 from convoy_privacy.sealing import X25519_SUITE, sealing_key, sign_sealing_key
 from convoy_privacy.secure_sum.helped_aggregator import HelpedAggregator
 from convoy_privacy.secure_sum.helped_vehicle import (
+    check_same_helpers,
+    helpers_digest,
     masked_for_helpers,
     seal_seeds,
     seed_aad,
@@ -76,11 +80,11 @@ def new_helper(place=1, answered=b"", minimum_cohort=2):
     )
 
 
-def seal(number, terms=None, held=b"", label=""):
+def seal(number, terms=None, held=b"", label="", policy=POLICY):
     return seal_seeds(
         terms or helped_terms(),
         identity(number),
-        POLICY,
+        policy,
         TRUST,
         NOW,
         fixed_random(f"seeds {number} {label}"),
@@ -184,6 +188,22 @@ def test_an_update_is_in_one_helped_sum_for_each_attempt():
     with pytest.raises(RefusedTermsError, match="attempt"):
         seal(1, helped_terms(step=0.5), held=session)
     seal(1, helped_terms(attempt=2), held=session)
+
+
+def test_a_vehicle_has_a_minimum_of_helpers_of_its_own():
+    policy = replace(POLICY, minimum_helpers=2)
+    seal(1, policy=policy)
+    with pytest.raises(RefusedTermsError, match="1 mask helpers, at least 2 are asked for"):
+        seal(1, helped_terms((1,)), policy=policy)
+
+
+def test_a_second_sum_of_an_update_has_the_same_helpers():
+    """Others would not know over whom the first one was opened."""
+    noted = helpers_digest(helped_terms())
+    check_same_helpers(noted, helped_terms(attempt=2, step=0.5))
+    for places in ((1,), (2, 1)):
+        with pytest.raises(RefusedTermsError, match="other helpers"):
+            check_same_helpers(noted, helped_terms(places, attempt=2))
 
 
 def test_nobody_outside_the_cohort_seals_seeds():
@@ -355,6 +375,16 @@ def test_a_second_request_for_the_same_terms_is_refused_also_after_a_restart(req
     for answering in (helper, new_helper(answered=helper.answered)):
         with pytest.raises(OutOfOrderError):
             answering.answer(without_one, TRUST, NOW)
+
+
+def test_a_second_sum_of_the_same_updates_is_over_the_same_vehicles():
+    helper = new_helper()
+    helper.answer(HelpedSum().upload([1, 2, 3]).aggregator.close(), TRUST, NOW)
+    again = HelpedSum(helped_terms(attempt=2))
+    with pytest.raises(BadRosterError, match="the difference would show one"):
+        helper.answer(again.upload([1, 2]).aggregator.close(), TRUST, NOW)
+    same = HelpedSum(helped_terms(attempt=3))
+    helper.answer(same.upload([1, 2, 3]).aggregator.close(), TRUST, NOW)
 
 
 def test_a_refused_request_does_not_count_as_answered(request_of_three):

@@ -32,6 +32,7 @@ NAMES = ["vehicle 001", "vehicle 002"]
         {"attempt": 0},
         {"model_digest": bytes(31)},
         {"schema_digest": bytes(33)},
+        {"settings_digest": b""},
         {"codec_seed": b""},
         {"parameter_count": 0, "helpers": [HELPER], "cohort": NAMES},  # counters alone need none
         {"parameter_count": 2**31 + 1},

@@ -160,6 +160,7 @@ OTHER_TERMS = pytest.mark.parametrize(
         {"attempt": 2},
         {"model_digest": bytes(31) + b"\x01"},
         {"schema_digest": bytes(32)},
+        {"settings_digest": bytes(32)},
         {"codec_seed": bytes(32)},
         {"parameter_count": 34},
         {"modulus_bits": 7},

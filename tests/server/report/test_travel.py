@@ -32,6 +32,17 @@ def test_the_codec_says_who_can_read_one_update(records, codec, encrypted, summe
     assert privacy_of(run_with(codec), records).secure_aggregation is summed
 
 
+def test_the_report_says_who_had_a_part_in_the_masks(records):
+    helped = RunConfig(update=UpdateConfig(helpers=2))
+    for run, source, helpers in (
+        (helped, "helpers", 2),
+        (run_with("masked"), "peers", 0),
+        (run_with("sealed"), None, 0),
+    ):
+        assert update_of(run, records).mask_source == source
+        assert privacy_of(run, records).mask_helpers == helpers
+
+
 def test_bytes_are_means_over_the_updates_that_arrived(records):
     update = update_of(run_with("masked"), records)
     assert (update.bytes, update.bits_per_parameter, update.float32_bytes) == (50, 4.0, 400)

@@ -1,6 +1,7 @@
 """The executor, in front of a real SuperLink and of one that is down; no vehicles."""
 
 import io
+import subprocess
 import threading
 import time
 import zipfile
@@ -117,6 +118,39 @@ def test_a_serverapp_is_started_again_unless_the_fault_is_its_own(
     assert ended is not None
     assert ended.startswith(ends_with)
     assert bool(ended) == bool(ends_with)
+
+
+class Draining:
+    """A ServerApp that ends by itself after being looked at so often."""
+
+    def __init__(self, looks):
+        self.looks = looks
+        self.asked = 0
+
+    def terminate(self):
+        self.asked += 1
+
+    def wait(self, timeout):
+        self.looks -= 1
+        if self.looks >= 0:
+            raise subprocess.TimeoutExpired("serverapp", timeout)
+        return INTERRUPTED
+
+
+@pytest.mark.parametrize(("drain_s", "code"), [(60.0, INTERRUPTED), (0.0, None)])
+def test_asked_to_stop_a_round_gets_its_time_and_the_superlink_hears_of_us(
+    idle, monkeypatch, drain_s, code
+):
+    runs, config = idle
+    runs._config = replace(config, runs=replace(config.runs, drain_s=drain_s))
+    kept = []
+    monkeypatch.setattr(executor, "keep_task", lambda *_: kept.append(1) or True)
+    monkeypatch.setattr(executor, "HEARTBEAT_S", 0.0)
+    runs._stop.set()
+    process = Draining(looks=5)
+    assert runs._watch(process, RunningTask(task=TASK, bundle=bundle())) == code
+    assert process.asked == 1
+    assert len(kept) >= (5 if drain_s else 0)
 
 
 def test_a_port_with_401_in_it_is_not_taken_for_a_refusal():

@@ -16,7 +16,6 @@ def test_it_is_read_as_it_was_said(tmp_path):
     health = ServiceHealth(
         processes=(ProcessHealth(name="superlink", running=True, restarts=2, rss_bytes=10),),
         superlink_answers=True,
-        queue=3,
     )
     save_health(tmp_path, health)
     assert load_health(tmp_path) == health
@@ -26,7 +25,7 @@ def test_where_nobody_has_said_anything_nothing_runs(tmp_path):
     assert load_health(tmp_path) == ServiceHealth()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"queue": "long"}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"draining": "soon"}'])
 def test_what_is_no_health_is_refused_by_name(tmp_path, text):
     (tmp_path / HEALTH_FILE).write_text(text)
     with pytest.raises(SettingsError, match=r"health\.json"):

@@ -18,13 +18,13 @@ from convoy_server.observer import Wait
 from convoy_server.round_log import from_line
 from convoy_server.service.health_file import ProcessHealth, ServiceHealth
 from convoy_server.service.metrics import KEPT_RUNS, latest_runs, readiness, start_metrics
-from convoy_server.service.status_file import StatusFile
+from convoy_server.service.run_queue import enqueue
+from convoy_server.service.status_file import StatusFile, end_status
 
 WELL = ServiceHealth(
     processes=(ProcessHealth(name="superlink", running=True, restarts=2, rss_bytes=5000),),
     superlink_answers=True,
     executor_alive=True,
-    queue=1,
 )
 
 
@@ -136,10 +136,19 @@ def test_processes_are_as_the_supervisor_says(server, supervisor):
     assert seen["convoy_process_up", ("superlink",)] == 1
     assert seen["convoy_process_restarts_total", ("superlink",)] == 2
     assert seen["convoy_process_resident_memory_bytes", ("superlink",)] == 5000
-    assert seen["convoy_queued_runs", ()] == 1
     assert seen["convoy_ready", ()] == 1
     supervisor.health = ServiceHealth()
     assert samples(server)["convoy_ready", ()] == 0
+
+
+def test_runs_that_wait_for_their_turn_are_counted(server, config, caplog):
+    assert samples(server)["convoy_queued_runs", ()] == 0
+    for name in ("monday", "tuesday", "broken"):
+        enqueue(config.runs_folder / name, b"settings")
+    end_status(config.runs_folder / "monday", "stopped")
+    (config.runs_folder / "broken" / "status.json").write_text("{")
+    assert samples(server)["convoy_queued_runs", ()] == 1
+    assert "broken/status.json" in caplog.text
 
 
 def test_ready_says_what_is_missing(server, supervisor):

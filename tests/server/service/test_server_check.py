@@ -1,8 +1,10 @@
 """`convoy server --check` finds what would end the service later, says how to mend it, starts nothing."""
 
 import dataclasses
+import os
 import re
 import socket
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from convoy_privacy.fleet_store import create_fleet
 from convoy_privacy.tls_authority import TlsAuthority
 from convoy_privacy.tls_files import save_server
 from convoy_protos.findings import Level, problems
+from convoy_server.service.health_file import HEALTH_FILE, ServiceHealth, save_health
 from convoy_server.service.server_check import (
     check_aggregator,
     check_authority,
@@ -196,6 +199,18 @@ def test_a_port_that_is_taken_is_named(config):
         message = only_problem(check_ports(config))
     assert message.startswith(f"[services] 127.0.0.1:{config.services.port}: somebody listens")
     assert problems(check_ports(config)) == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "age_s", "taken"), [(True, 0, 0), (True, 60, 1), (False, 0, 1)]
+)
+def test_beside_a_running_service_its_own_ports_are_well(config, answers, age_s, taken):
+    config.state_folder.mkdir(mode=0o700)
+    save_health(config.state_folder, ServiceHealth(superlink_answers=answers))
+    told_s = time.time() - age_s
+    os.utime(config.state_folder / HEALTH_FILE, (told_s, told_s))
+    with socket.create_server(("127.0.0.1", config.services.port)):
+        assert len(problems(check_ports(config))) == taken
 
 
 def test_an_address_of_another_machine_is_named(config):

@@ -25,11 +25,11 @@ def doors(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def routes(tmp_path_factory):
-    """Every method and path that Flower's SuperLink answers."""
+def superlink(tmp_path_factory):
+    """Flower's, as it is served behind the doors."""
     config = small_server(tmp_path_factory.mktemp("routes"), made=datetime.now(UTC))
     door = config.fleet_door
-    app = make_superlink(
+    return make_superlink(
         host="127.0.0.1",
         port=config.private_door.port,
         database=":flwr-in-memory:",
@@ -37,15 +37,33 @@ def routes(tmp_path_factory):
         key=door.key,
         ca=door.ca,
     )
+
+
+@pytest.fixture(scope="module")
+def routes(superlink):
+    """Every method and path that Flower's SuperLink answers."""
     from fastapi.routing import iter_route_contexts  # noqa: PLC0415
 
     found = {
         (method, route.path)
-        for route in iter_route_contexts(app.routes)
+        for route in iter_route_contexts(superlink.routes)
         for method in (route.methods or ())
     }
     assert len(found) > 20
     return sorted(found)
+
+
+def test_whoever_authenticates_stands_before_the_superlink_and_hardly_anyone_else(superlink):
+    names = {each.cls.__name__ for each in superlink.user_middleware}
+    assert {"ControlAuthenticationMiddleware", "NodeAuthMiddleware"} <= names
+    assert not any("License" in name or "EventLog" in name for name in names)
+
+
+def test_an_upload_that_was_cut_may_go_on_within_an_hour(superlink):
+    del superlink
+    from flwr.supercore.corestate import sql_corestate  # noqa: PLC0415
+
+    assert sql_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS == 3600
 
 
 @pytest.mark.slow

@@ -1,27 +1,26 @@
 """The verb `convoy doctor`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-PIPED_WIDTH = 1000
-"""Columns where there is no terminal that has a width: one line a finding, whatever its length."""
+AGENT_TOML = Path("agent.toml")
+"""Where `convoy agent` looks for it as well."""
 
 
 def doctor(
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The agent's agent.toml; without it, the machine only."),
+        typer.Option(metavar="FILE", help="The agent's; else agent.toml, if it is here."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> int:
     """Say what is wrong with this device, and what to do about it.
 
-    Looks at Python, torch, onnxruntime, power mode, swap, temperature, clock; with --config also at
-    certificate, keys, disk, recordings, the server and whether work may start now. Ends with 1 if
+    Looks at Python, torch, onnxruntime, power mode, swap, temperature, clock; with an agent.toml also
+    at certificate, keys, disk, recordings, the server and whether work may start now. Ends with 1 if
     there is a problem.
 
     Example:
@@ -30,10 +29,11 @@ def doctor(
     from convoy_edge_client.agent.doctor.examination import examine
     from convoy_protos.findings import findings_json, print_findings, problems
 
+    if config is None and AGENT_TOML.exists():
+        config = AGENT_TOML
     findings = examine(config)
     if as_json:
         print(findings_json(findings))
     else:
-        terminal = sys.stdout.isatty()
-        print_findings(findings, Console() if terminal else Console(width=PIPED_WIDTH))
+        print_findings(findings, Console())
     return 1 if problems(findings) else 0

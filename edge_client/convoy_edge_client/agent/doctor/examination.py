@@ -11,6 +11,7 @@ from convoy_edge_client.agent.agent_config import AgentConfig, GuardConfig, load
 from convoy_edge_client.agent.doctor import clock, machine, membership, recordings, server_reach
 from convoy_edge_client.agent.guards import Verdict
 from convoy_edge_client.agent.probes import Probes, free_disk_mb, hottest_c
+from convoy_edge_client.agent.traffic import TrafficLedger
 from convoy_edge_client.agent.watch import Guard
 from convoy_protos.errors import SettingsError
 from convoy_protos.findings import Finding, ok, problem, warning
@@ -74,4 +75,4 @@ def _agent(config: AgentConfig) -> list[Finding]:
 def _verdict(config: AgentConfig) -> Verdict:
     probes = Probes(config)
     time.sleep(_LOAD_S)
-    return Guard(config, probes.read, used_megabytes=lambda: 0.0).verdict()
+    return Guard(config, probes.read, TrafficLedger(config.traffic_path).megabytes).verdict()

@@ -71,7 +71,7 @@ def failure_finding(subject: str, address: str, error: Exception) -> Finding:
     if isinstance(error, ssl.SSLCertVerificationError):
         why = f"its certificate is refused ({error.verify_message}): another server, or the wrong CA file"
     elif isinstance(error, ssl.SSLError):
-        why = f"does not speak TLS ({error.reason}): is this the fleet door's port?"
+        why = f"does not speak TLS ({error}): is this the fleet door's port?"
     elif isinstance(error, socket.gaierror):
         why = "its name is not known: check the address and this machine's DNS"
     elif isinstance(error, TimeoutError):
