@@ -231,7 +231,8 @@ class FleetConnection:
         # Flower's client lets go of a connection after 5 s: every question of an idle node would begin
         # with a handshake, which costs three times what the question does.
         self._http: Any = self._client._client
-        self._http._transport._pool._keepalive_expiry = _KEEP_OPEN_S
+        transport: Any = self._http._transport
+        transport._pool._keepalive_expiry = _KEEP_OPEN_S
 
     def close(self) -> None:
         """Close the connection; the server learns nothing by it."""
