@@ -231,6 +231,7 @@ class FleetConnection:
         # Flower's client lets go of a connection after 5 s: every question of an idle node would begin
         # with a handshake, which costs three times what the question does.
         self._http: Any = self._client._client
+        self._bell = f"{self._client._base_url}{BELL_PATH}"
         transport: Any = self._http._transport
         transport._pool._keepalive_expiry = _KEEP_OPEN_S
 
@@ -301,7 +302,7 @@ class FleetConnection:
         self._count_bytes(_BELL_BYTES)
         question = {"node": str(self._node.node_id), "heard": heard}
         with _fleet_errors():
-            answer = self._http.get(BELL_PATH, params=question, timeout=_BELL_PATIENCE_S)
+            answer = self._http.get(self._bell, params=question, timeout=_BELL_PATIENCE_S)
             if answer.status_code == httpx.codes.NOT_FOUND:
                 return None
             answer.raise_for_status()

