@@ -10,7 +10,11 @@ ConvoyError
       NoUpdateKeptError         a secure sum asks for an update that this vehicle has not trained
       NotNowError               the machine is needed for something else, or not in the state for work
       StaleMessageError         nobody waits for the answer any more
+    ReleaseRefusedError         what a repository of releases offers is not to be trusted
+  LinkDownError                 (convoy_protos.errors: a server that is not there now)
+    RepositoryDownError         a repository of releases is absent or too slow now
   JobFailedError                (convoy_protos.errors: exit code 1)
+    ReleaseStoreError           this vehicle's folder of releases cannot be written, or is in use
     DivergedTrainingError       local training ended in NaN or infinity
     EnrolmentError              this device may not join the fleet, or not stay in it
       ServerUnreachableError    the enrolment service does not answer now
@@ -19,7 +23,9 @@ ConvoyError
     AgentRunningError           another agent uses the state folder
 """
 
-from convoy_protos.errors import JobFailedError, ProtocolError, UsageError
+from enum import Enum
+
+from convoy_protos.errors import JobFailedError, LinkDownError, ProtocolError, UsageError
 
 
 class VehicleConfigError(UsageError):
@@ -83,3 +89,42 @@ class AgentStoppedError(JobFailedError):
 
 class AgentRunningError(JobFailedError):
     """Another agent uses the state folder."""
+
+
+class Refusal(Enum):
+    """Why a vehicle does not take what a repository of releases offers."""
+
+    UNSIGNED = "unsigned"
+    REPLAYED = "replayed"
+    EXPIRED = "expired"
+    ALTERED = "altered"
+    TOO_LONG = "too_long"
+    MALFORMED = "malformed"
+    MISSING = "missing"
+    OLD_COUNTER = "old_counter"
+    CLOCK = "clock"
+
+
+class ReleaseRefusedError(ProtocolError):
+    """What a repository of releases offers is not to be trusted; nothing was changed.
+
+    Attributes:
+        refusal: Which rule, for counting and for the report to the server.
+        why: One line.
+    """
+
+    def __init__(self, refusal: Refusal, why: str) -> None:
+        super().__init__(refusal, why)
+        self.refusal = refusal
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.refusal.value}: {self.why}"
+
+
+class RepositoryDownError(LinkDownError):
+    """A repository of releases is absent or too slow now; what was fetched is kept."""
+
+
+class ReleaseStoreError(JobFailedError):
+    """This vehicle's folder of releases cannot be written, or another process uses it."""

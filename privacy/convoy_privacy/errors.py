@@ -21,6 +21,8 @@ PrivacyError (convoy_protos.ConvoyError)
       LateUploadError    an update of somebody who was declared lost
     MaskReuseError       a second vector for the same masks
     TooFewPeersError     fewer members than the threshold or the minimum
+  ReleaseFormatError     a name or text of a release repository that is none (also a ProtocolError)
+  ReleaseCounterError    a release that is older than what must be (also a ProtocolError)
 """
 
 from pathlib import Path
@@ -153,3 +155,11 @@ class TooFewPeersError(SecureSumError):
 
     def __str__(self) -> str:
         return "{}: {}, needed are {}".format(*self.args)
+
+
+class ReleaseFormatError(PrivacyError, ProtocolError):
+    """A name, path or text of a release repository is not what we write."""
+
+
+class ReleaseCounterError(PrivacyError, ProtocolError):
+    """A release's counter is below what must be, or absurdly high."""

@@ -1,8 +1,8 @@
-"""The fleet's other CA: it signs TLS certificates of servers, and nothing else. Source: RFC 5280, RFC 8446.
+"""The fleet's other CA: it signs TLS certificates, and nothing else. Source: RFC 5280, RFC 8446.
 
 A CA of its own, of ECDSA over P-256, for three reasons. gRPC's BoringSSL takes no Ed25519 certificate of
 a server. Python from 3.13 on refuses a CA without key identifiers, as the fleet's CAs are. And a vehicle's
-certificate can never pass for a server's.
+certificate can never pass for a server's: one that a vehicle shows when it connects is for clients alone.
 """
 
 import ipaddress
@@ -97,6 +97,41 @@ class TlsAuthority:
         return TlsIdentity(
             certificate=certificate.public_bytes(Encoding.DER), private_key=private_key
         )
+
+    def certify_client(
+        self,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        now: datetime,
+        days: int = TLS_CERTIFICATE_DAYS,
+    ) -> bytes:
+        """A certificate that a vehicle shows when it connects to a service that asks who calls.
+
+        Args:
+            name: The vehicle's in the fleet; becomes the common name.
+            public_key: Made on the vehicle, P-256 or P-384.
+            now: With a time zone.
+            days: How long, from now.
+
+        Returns:
+            X.509, DER.
+
+        Raises:
+            ValueError: A name that is empty or longer than 64 characters, or days below 1.
+        """
+        if not 1 <= len(name) <= 64:
+            raise ValueError(f"a name has 1 to 64 characters, got {len(name)}")
+        if days < 1:
+            raise ValueError(f"a certificate lasts at least 1 day, got {days}")
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = (
+            _builder(subject, public_key, self.private_key.public_key(), now, days)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(key_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(self.private_key, SHA256())
+        )
+        return certificate.public_bytes(Encoding.DER)
 
 
 def _host(host: str) -> x509.GeneralName:

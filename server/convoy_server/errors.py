@@ -5,12 +5,15 @@ ConvoyError
     RunExistsError        the run directory already holds a run, and neither resume nor overwrite was asked
     ChangedRunError       resume was asked with other settings than the run began with
     BrokenAuditError      audit.jsonl is not what the server wrote; names the first bad line
+    ReleaseFolderError    a repository of releases, or what is to be signed, is missing or broken
+    RolloutError          a step of a rollout that makes no sense
   JobFailedError
     StorageError          the run directory cannot be written (disk full, no permission)
     BrokenCheckpointError a checkpoint is not what this version writes
     NoVehiclesError       nobody answered
     TooManyAbandonedRoundsError  rounds kept missing their quorum
     RunInterruptedError   the run was stopped by Ctrl-C after `last_round` finished rounds
+    NotReleasableError    a gate, a missing signature or the vehicles' reports stand against a release
   ProtocolError
     RefusedReplyError     one reply of one vehicle is refused; carries the reason that is counted
     EnrolmentRefusedError a device may not join the fleet, or not stay in it
@@ -50,6 +53,22 @@ class BrokenAuditError(UsageError):
         super().__init__(f"{path}:{line}: {fault}")
         self.line = line
         self.fault = fault
+
+
+class ReleaseFolderError(UsageError):
+    """A repository of releases, a proposal or a folder to be signed is missing or broken."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.path = path
+
+
+class RolloutError(UsageError):
+    """A step of a rollout that makes no sense: an unknown, withdrawn or older release."""
+
+
+class NotReleasableError(JobFailedError):
+    """A gate, a missing signature or the vehicles' reports stand against a release."""
 
 
 class StorageError(JobFailedError):

@@ -1,0 +1,1 @@
+"""Signed releases, the server's side: keys, repository, signing, rollout."""
