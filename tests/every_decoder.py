@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import small_release
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -24,7 +25,11 @@ from convoy_compression.update.float32 import Float32Codec
 from convoy_compression.update.masked import MaskedFormat
 from convoy_compression.update.model_delta import apply_delta, encode_delta
 from convoy_compression.update.sealed import decode_sparse, encode_sparse
+from convoy_driving.errors import ModelFileError
+from convoy_driving.golden import golden_bytes, read_golden
 from convoy_edge_client.instructions import read_settings
+from convoy_edge_client.preflight.model_file import driver_contract, examine
+from convoy_edge_client.preflight.preflight_config import FileLimits
 from convoy_edge_client.vehicle_config import VehicleConfig, load_vehicle_config
 from convoy_privacy import key_files
 from convoy_privacy.certificates import Role, read_revocations
@@ -52,6 +57,7 @@ from convoy_privacy.secure_sum.messages import parse
 from convoy_privacy.secure_sum.terms import parse_terms
 from convoy_protos import envelope, flower_messages
 from convoy_protos.errors import MalformedMessageError, ProtocolError, SettingsError, UsageError
+from convoy_protos.release_manifest import read_manifest
 from convoy_protos.settings import to_table
 from convoy_protos.v1.federation_pb2 import (
     Evaluation,
@@ -503,6 +509,21 @@ def every_decoder() -> Mapping[str, Decoder]:
             decode=lambda data: from_json(data.decode("utf-8", "replace"), "report.json"),
             raises=(UsageError,),
             example=_report,
+        ),
+        "release_manifest": Decoder(
+            decode=read_manifest,
+            raises=(MalformedMessageError,),
+            example=lambda: small_release.manifest_bytes({"model.int8.onnx": b"model"}),
+        ),
+        "golden_vectors": Decoder(
+            decode=read_golden,
+            raises=(ModelFileError,),
+            example=lambda: golden_bytes(small_release.golden(small_release.model())),
+        ),
+        "onnx_file": Decoder(
+            decode=lambda data: examine(data, "fp32", driver_contract(16, 20), FileLimits()),
+            raises=(),  # what is wrong with a file is a finding
+            example=lambda: small_release.model().SerializeToString(),
         ),
         "vehicle_file": Decoder(
             decode=in_a_file(load_vehicle_config),

@@ -10,6 +10,7 @@ ConvoyError
     ModelFileError              a parameter or ONNX file that is not what it should be
   JobFailedError                (convoy_protos.errors: exit code 1)
     FrameCacheError             the cache folder cannot be written
+    InferenceError              a model that was loaded fails on a frame
 """
 
 from convoy_protos.errors import JobFailedError, UsageError
@@ -41,3 +42,7 @@ class ModelFileError(UsageError):
 
 class FrameCacheError(JobFailedError):
     """The cache folder cannot be written."""
+
+
+class InferenceError(JobFailedError):
+    """A model that was loaded fails on a frame."""

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASS_NAMES = ("left", "straight", "right")
+CLASS_ANGLES = (-1.0, 0.0, 1.0)
+"""Steering that each class stands for: what a vehicle makes of the probabilities is their mean."""
 BINS = 15
 
 

@@ -21,6 +21,7 @@ from convoy_edge_client.local_update import LocalUpdate, drop, keep
 from convoy_edge_client.model_store import received_model
 from convoy_edge_client.opened_sums import check_not_earlier
 from convoy_edge_client.profile_handler import profile_of
+from convoy_edge_client.ranges_handler import ranges_of
 from convoy_edge_client.training_breaks import GiveWay, TrainingBreaks, giving_way
 from convoy_edge_client.training_handler import trained_update
 from convoy_edge_client.update_pipeline import check_protection, single_update
@@ -34,6 +35,8 @@ from convoy_protos.flower_messages import (
     helped_upload_content,
     instructions_digest,
     profile_content,
+    ranges_content,
+    read_calibration,
     read_instructions,
     read_request,
     trained_content,
@@ -63,6 +66,13 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
         with giving_way(breaks, _deadline_s(message)) as give_way:
             found = profile_of(vehicle, _data_config(context), warm, give_way)
         return Message(profile_content(found), reply_to=message)
+
+    @client_app.query("ranges")
+    def ranges(message: Message, context: Context) -> Message:
+        request = read_calibration(message.content)
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            told = ranges_of(request, vehicle_of(context), _data_config(context), warm, give_way)
+        return Message(ranges_content(told), reply_to=message)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:

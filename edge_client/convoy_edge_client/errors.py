@@ -5,6 +5,7 @@ ConvoyError
     VehicleConfigError          a vehicle's configuration is missing or wrong
     RecordingsMissingError      a vehicle's recordings are not where its configuration says
   ProtocolError                 (convoy_protos.errors: a misbehaving peer)
+    ReleaseFileError            a file of a release is not the one that its manifest names
     RefusedInstructionsError    the server asks for something that this vehicle cannot or will not do
       BaseModelMissingError     a difference came to a model that this vehicle does not have
       NoUpdateKeptError         a secure sum asks for an update that this vehicle has not trained
@@ -18,6 +19,7 @@ ConvoyError
     DivergedTrainingError       local training ended in NaN or infinity
     EnrolmentError              this device may not join the fleet, or not stay in it
       ServerUnreachableError    the enrolment service does not answer now
+    WorkerError                 a process that tries a model ended without an answer
     SignalsError                the plug-in that knows the vehicle's signals failed
     AgentStoppedError           the agent was asked to stop while it waited
     AgentRunningError           another agent uses the state folder
@@ -34,6 +36,10 @@ class VehicleConfigError(UsageError):
 
 class RecordingsMissingError(UsageError):
     """A vehicle's recordings are not where its configuration says; names vehicle and path."""
+
+
+class ReleaseFileError(ProtocolError):
+    """A file of a release is not the one that its manifest names."""
 
 
 class RefusedInstructionsError(ProtocolError):
@@ -69,6 +75,10 @@ class StaleMessageError(RefusedInstructionsError):
 
 class DivergedTrainingError(JobFailedError):
     """Local training ended in NaN or infinity."""
+
+
+class WorkerError(JobFailedError):
+    """A process that tries a model ended without an answer; the message says how."""
 
 
 class SignalsError(JobFailedError):

@@ -43,7 +43,8 @@ class VehicleConfig:
             hides it; "sealed", readable by the aggregator alone; "none", anything the server asks for.
         minimum_cohort: Vehicles in a masked sum, this one included, below which it takes no part; in
             2..128.
-        metrics: "clear" tells example counts, losses and scores to the server; "summed" only within
+        metrics: "clear" tells example counts, losses, scores and the ranges that calibrate an int8 model
+            to the server; "summed" only within
             masked sums, where the fleet's totals show; "withheld" not at all, but for the weight of
             its update, which a sum needs.
         minimum_helpers: Mask helpers of a sum without pairwise masks, below which it takes no part; in

@@ -2,6 +2,7 @@
 
 message type     content, server to vehicle             content, vehicle to server
 query.profile    -                                      "profile": VehicleProfile
+query.ranges     "calibration": CalibrationRequest      "ranges": CalibrationRanges
 train            "instructions", "model"                "update": envelope, or "trained": Trained
 train.check_in   "request": SumTerms                    "answer": CheckIn
 train.share      "request": Roster                      "answer": SealedShares
@@ -30,6 +31,8 @@ from numpy.typing import NDArray
 
 from convoy_protos.errors import MalformedMessageError
 from convoy_protos.v1.federation_pb2 import (
+    CalibrationRanges,
+    CalibrationRequest,
     Evaluation,
     RoundInstructions,
     Trained,
@@ -42,6 +45,7 @@ NOT_NOW = "not now: "
 """How the reason of a device begins that declines; its own choice, no failure."""
 
 QUERY_PROFILE = "query.profile"
+QUERY_RANGES = "query.ranges"
 TRAIN = "train"
 CHECK_IN = "train.check_in"
 SHARE = "train.share"
@@ -209,6 +213,34 @@ def read_profile(content: RecordDict) -> VehicleProfile:
         MalformedMessageError: The record is missing or does not parse.
     """
     return _read_protobuf(content, "profile", VehicleProfile)
+
+
+def calibration_content(request: CalibrationRequest) -> RecordDict:
+    """What goes down for `query.ranges`."""
+    return RecordDict({"calibration": _protobuf_record(request)})
+
+
+def read_calibration(content: RecordDict) -> CalibrationRequest:
+    """Parse; the network is not looked at here.
+
+    Raises:
+        MalformedMessageError: The record is missing or does not parse.
+    """
+    return _read_protobuf(content, "calibration", CalibrationRequest)
+
+
+def ranges_content(ranges: CalibrationRanges) -> RecordDict:
+    """What comes back from `query.ranges`."""
+    return RecordDict({"ranges": _protobuf_record(ranges)})
+
+
+def read_ranges(content: RecordDict) -> CalibrationRanges:
+    """Parse; the numbers are not checked here.
+
+    Raises:
+        MalformedMessageError: The record is missing or does not parse.
+    """
+    return _read_protobuf(content, "ranges", CalibrationRanges)
 
 
 def content_bytes(content: RecordDict) -> int:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from flwr.app import UserConfig
 
+from convoy_compression.model.tensor_ranges import TensorRanges
 from convoy_driving.parameters import load_parameters
 from convoy_edge_client.vehicle_config import NODE_CONFIG_KEY, VehicleConfig
 from convoy_protos.errors import JobFailedError
@@ -24,6 +26,7 @@ from convoy_server.checkpoint import CHECKPOINT_FOLDER, load_checkpoint
 from convoy_server.federation import FederationResult
 from convoy_server.observer import RunObserver
 from convoy_server.release.build import build_release
+from convoy_server.release.calibration_round import ask_for_ranges
 from convoy_server.report import on_disk
 from convoy_server.report.contract import DriveScore, Picture, Release, Report
 from convoy_server.report.travel import privacy_of, update_of
@@ -70,6 +73,7 @@ from convoy_simulation.worker_pool import Progress, worker_count
 
 logger = logging.getLogger(__name__)
 
+FLEET_FOLDER = "fleet"
 SERVER_NODE = 1
 FIRST_NODE = 1000
 FEDERATED = "federated_int8"
@@ -121,7 +125,9 @@ def simulate(scenario: Scenario, plan: SimulationPlan, observer: RunObserver) ->
         result = run_rounds(scenario, plan, vehicles, observer)
         trained = compare(scenario, plan.out, vehicles, observer)
         roads = _Roads(scenario, observer) if drives else None
-        release = release_model(scenario, plan, result, roads, observer)
+        release = release_model(
+            scenario, plan, vehicles=vehicles, result=result, roads=roads, observer=observer
+        )
         if roads is not None:
             roads.drive(_baseline_drivers(run, trained))
         alone = {baseline.name: baseline for baseline in trained if baseline.name != CENTRAL}
@@ -173,27 +179,40 @@ def run_rounds(
     """Run the server's app over an in-process grid of the vehicles' app."""
     results: list[FederationResult] = []
     server_app = make_server_app(observer, results.append, canary_of(scenario, plan.cache_dir))
-    folder = plan.out / "fleet"
-    files = write_vehicle_files(vehicles, folder, scenario.update, scenario.fleet.roadside_units)
-    nodes: dict[int, UserConfig] = {
-        FIRST_NODE + index: {NODE_CONFIG_KEY: str(file)} for index, file in enumerate(files)
-    }
-    settings: UserConfig = {
+    settings = _settings(scenario, plan)
+    with _fleet_grid(scenario, plan, vehicles) as grid:
+        server_app(grid, make_context(SERVER_NODE, {}, settings, run_id=1))
+    return results[0]
+
+
+def _settings(scenario: Scenario, plan: SimulationPlan) -> UserConfig:
+    """What server and vehicles find in Flower's run configuration."""
+    return {
         RUN_KEY: run_config_to_json(run_config(scenario)),
         OUT_KEY: str(plan.out),
         RESUME_KEY: plan.resume,
         OVERWRITE_KEY: plan.overwrite,
-        KEYS_KEY: str(folder / AGGREGATOR),
+        KEYS_KEY: str(plan.out / FLEET_FOLDER / AGGREGATOR),
     }
-    with InProcessGrid(
+
+
+def _fleet_grid(
+    scenario: Scenario, plan: SimulationPlan, vehicles: Sequence[VehicleConfig]
+) -> InProcessGrid:
+    """The vehicles' app, once for each of them."""
+    files = write_vehicle_files(
+        vehicles, plan.out / FLEET_FOLDER, scenario.update, scenario.fleet.roadside_units
+    )
+    nodes: dict[int, UserConfig] = {
+        FIRST_NODE + index: {NODE_CONFIG_KEY: str(file)} for index, file in enumerate(files)
+    }
+    return InProcessGrid(
         client_app_factory(scenario.faults),
         nodes,
         workers=worker_count(scenario.fleet.workers),
         engine=scenario.fleet.engine,
-        run_config=settings,
-    ) as grid:
-        server_app(grid, make_context(SERVER_NODE, {}, settings, run_id=1))
-    return results[0]
+        run_config=_settings(scenario, plan),
+    )
 
 
 def compare(
@@ -209,6 +228,8 @@ def compare(
 def release_model(
     scenario: Scenario,
     plan: SimulationPlan,
+    *,
+    vehicles: Sequence[VehicleConfig],
     result: FederationResult,
     roads: "_Roads | None",
     observer: RunObserver,
@@ -235,12 +256,26 @@ def release_model(
     checkpoint = load_checkpoint(plan.out / CHECKPOINT_FOLDER)
     if checkpoint is None:
         raise JobFailedError(f"{plan.out}: the checkpoint has gone; run the scenario again")
+
+    def ask_vehicles(network: bytes, names: tuple[str, ...]) -> Mapping[str, TensorRanges]:
+        with _fleet_grid(scenario, plan, vehicles) as grid:
+            return ask_for_ranges(
+                grid,
+                network,
+                names,
+                vehicles=run.release.calibration_vehicles,
+                frames=run.release.calibration_frames,
+                timeout_s=run.round.deadline_s,
+                rng=np.random.default_rng(scenario.seed),
+            )
+
     outcome = build_release(
         run=run,
         result=result,
         proxy=load_proxy(recordings, run.data, plan.cache_dir),
         out=plan.out,
         run_id=checkpoint.run_id,
+        ask_vehicles=ask_vehicles,
         closed_loop_score=roads.score_of if roads is not None else None,
         on_progress=observer.phase,
     )

@@ -10,6 +10,8 @@ from convoy_compression.update.codec import UpdateConfig
 from convoy_driving.data_config import DataConfig
 from convoy_driving.models.registry import ModelConfig
 from convoy_driving.training import TrainingConfig
+from convoy_edge_client.preflight.preflight import examine_release
+from convoy_edge_client.preflight.preflight_config import PreflightConfig
 from convoy_protos.errors import UsageError
 from convoy_server.errors import RunInterruptedError
 from convoy_server.observer import SilentObserver
@@ -34,6 +36,7 @@ OPEN_GATES = ReleaseConfig(
     max_int8_latency_ratio=100.0,
     max_parity_difference=1.0,
     min_int8_agreement=0.0,
+    max_steering_change=2.0,
     min_closed_loop_score=0.0,
 )
 
@@ -103,6 +106,30 @@ def test_a_simulated_fleet_leaves_every_file_of_the_contract(tmp_path):
     )
     assert driven["closed_loop"]["fog"]["model"]["track_covered"] <= 1
     Console(quiet=True).print(table_of(driven))
+
+
+@pytest.mark.slow
+def test_vehicles_calibrate_the_release_which_passes_their_preflight(tmp_path):
+    out = tmp_path / "run"
+    fleet = FleetConfig(vehicles=4, frames_per_vehicle=60, engine="serial", workers=1)
+    asked = scenario(
+        fleet=fleet,
+        round=RoundConfig(rounds=1),
+        baselines=BaselineConfig(enabled=False),
+        closed_loop=ClosedLoopConfig(enabled=False),
+    )
+
+    report = simulate(
+        asked, SimulationPlan(out=out, cache_dir=tmp_path / "cache"), SilentObserver()
+    )
+
+    assert report.release.accepted, report.release.reasons
+    manifest = json.loads((out / "release" / "manifest.json").read_text())
+    assert manifest["calibration"] == "vehicles"
+    preflight = examine_release(
+        out / "release", PreflightConfig(providers=("cpu",), frame_period_ms=1e6, repetitions=5)
+    )
+    assert preflight.passed, preflight.findings
 
 
 @pytest.fixture

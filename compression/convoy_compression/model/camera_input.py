@@ -113,6 +113,44 @@ def start_from_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
+def cast_first(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn the bytes into floats before anything else is done with them; `model` is left as it is.
+
+    TensorRT takes bytes as an input and can cast them, but neither transpose nor dequantize them:
+    its 8-bit integers are signed and symmetric.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    first = _only_consumer(changed.graph, changed.graph.input[0].name)
+    second = _only_consumer(changed.graph, first.output[0]) if first is not None else None
+    if first is None or second is None or (first.op_type, second.op_type) != ("Transpose", "Cast"):
+        return changed
+    transpose, cast = onnx.NodeProto(), onnx.NodeProto()
+    transpose.CopyFrom(first)
+    cast.CopyFrom(second)
+    cast.input[0], cast.output[0] = first.input[0], first.output[0]
+    transpose.input[0], transpose.output[0] = first.output[0], second.output[0]
+    first.CopyFrom(cast)
+    second.CopyFrom(transpose)
+    del changed.graph.value_info[:]
+    return changed
+
+
+def new_tensors(prepared: onnx.ModelProto) -> dict[str, str]:
+    """Tensors that `start_from_bytes` brought in, and the old one that holds the same values.
+
+    Those from the convolution on are the first features in another order, or before their Relu,
+    which quantization merges with the convolution.
+    """
+    added = [node for node in prepared.graph.node if node.name.startswith("camera.")]
+    kinds = [node.op_type for node in added]
+    if not added:
+        return {}
+    features = added[-1].output[0]
+    behind = added[kinds.index("Conv") : -1]
+    return {node.output[0]: features for node in behind}
+
+
 def widened_kernel(weight_OCHW: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     """The kernel over groups of four pixels, computing 4 / stride neighbouring outputs at once.
 

@@ -5,6 +5,7 @@ JobFailedError (convoy_protos.errors, exit code 1)
     UnusableTeacherError    a teacher holds or says NaN or infinite values
     PruningError            the network's layers are not the plain stack that can be pruned
     ExportError             the network cannot be written as ONNX
+    CalibrationError        the ranges of a network's tensors cannot be told, or are not ranges
     QuantizationError       the ONNX network cannot be turned into integers
 """
 
@@ -25,6 +26,10 @@ class PruningError(ModelCompressionError):
 
 class ExportError(ModelCompressionError):
     """The network cannot be written as ONNX."""
+
+
+class CalibrationError(ModelCompressionError):
+    """The ranges of a network's tensors cannot be told, or are not ranges."""
 
 
 class QuantizationError(ModelCompressionError):

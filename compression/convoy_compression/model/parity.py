@@ -24,11 +24,14 @@ class Parity:
         max_difference: Largest absolute difference of any probability or throttle; NaN where
             either driver says NaN.
         class_agreement: Share of frames with the same likeliest steering class.
+        mean_steering_change: Mean absolute difference of the steering in [-1, 1], probability of
+            right less probability of left; NaN where either driver says NaN.
     """
 
     frames: int
     max_difference: float
     class_agreement: float
+    mean_steering_change: float
 
 
 def compare(reference: Driver, candidate: Driver, frames_NHWC: NDArray[np.uint8]) -> Parity:
@@ -39,7 +42,7 @@ def compare(reference: Driver, candidate: Driver, frames_NHWC: NDArray[np.uint8]
     """
     if not len(frames_NHWC):
         raise ValueError("parity needs at least one frame, got none")
-    largest, agreed = 0.0, 0
+    largest, agreed, steering_change = 0.0, 0, 0.0
     for start in range(0, len(frames_NHWC), _BATCH):
         frames_BHWC = frames_NHWC[start : start + _BATCH]
         steering_B3, throttle_B = reference(frames_BHWC)
@@ -49,9 +52,17 @@ def compare(reference: Driver, candidate: Driver, frames_NHWC: NDArray[np.uint8]
             np.abs(throttle_B - other_throttle_B).max(),
         )
         largest = float(np.maximum(largest, difference))  # unlike max(), keeps NaN
+        steering_change += float(
+            np.abs(_steering(steering_B3) - _steering(other_steering_B3)).sum()
+        )
         agreed += int((steering_B3.argmax(1) == other_steering_B3.argmax(1)).sum())
     return Parity(
         frames=len(frames_NHWC),
         max_difference=largest,
         class_agreement=agreed / len(frames_NHWC),
+        mean_steering_change=steering_change / len(frames_NHWC),
     )
+
+
+def _steering(probabilities_B3: NDArray[np.float32]) -> NDArray[np.float32]:
+    return probabilities_B3[:, 2] - probabilities_B3[:, 0]

@@ -1,6 +1,7 @@
 """From the global model to the file a vehicle drives with.
 
-    teachers -> distil -> (prune) -> float32 ONNX -> int8 ONNX -> measure -> gates -> release/
+    teachers -> distil -> (prune) -> float32 ONNX -> int8 ONNX, for processors and for TensorRT
+      -> golden vectors -> measure -> gates -> release/
 
 The teachers are the last global models: with secure aggregation the server never has any other.
 A candidate that fails anywhere, or at any gate, is refused and reported; the release that stood
@@ -8,26 +9,33 @@ before stays. Only wrong input (no proxy frames, an unknown student) is an error
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from convoy_compression.model.distillation import DistillationConfig, DistillationResult, distil
-from convoy_compression.model.errors import ModelCompressionError
+from convoy_compression.model.errors import CalibrationError, ModelCompressionError
 from convoy_compression.model.latency import interleaved_p50_ms
-from convoy_compression.model.onnx_export import export_onnx
+from convoy_compression.model.onnx_export import export_onnx, set_metadata
 from convoy_compression.model.parity import compare
 from convoy_compression.model.pruning import prune_channels
-from convoy_compression.model.quantization import quantize_int8
+from convoy_compression.model.quantization import (
+    quantize_for_tensorrt,
+    quantize_int8,
+    ranges_from_frames,
+)
+from convoy_compression.model.range_observer import observed_tensors, observer_of
+from convoy_compression.model.tensor_ranges import TensorRanges
 from convoy_compression.update.one_thread import one_thread
 from convoy_driving.dataset import DrivingData
 from convoy_driving.errors import ModelFileError
 from convoy_driving.evaluation import Predictor, evaluate, torch_predictor
+from convoy_driving.golden import Answers, GoldenVectors, golden_bytes
 from convoy_driving.models.driver import Driver
 from convoy_driving.models.driving_model import DrivingModel
 from convoy_driving.models.registry import build_model
@@ -35,17 +43,19 @@ from convoy_driving.onnx_driver import OnnxDriver
 from convoy_driving.parameters import unflatten
 from convoy_driving.training import fast_at_bfloat16
 from convoy_protos.errors import SettingsError
+from convoy_protos.release_manifest import GOLDEN_FILE, MANIFEST, Variant
 from convoy_server.federation import FederationResult
 from convoy_server.release.config import ReleaseConfig
 from convoy_server.release.gates import Measurements, judge, refusal
 from convoy_server.release.manifest import (
-    MANIFEST,
     Origin,
+    ReleaseName,
     file_metadata,
     manifest_json,
     origin_of,
     sha256,
 )
+from convoy_server.release.merged_ranges import merge_ranges
 from convoy_server.release.proxy import ProxyFrames, choose_proxy_frames
 from convoy_server.release.release_folder import accept, open_candidate, refuse
 from convoy_server.report.contract import LatencyMs, Release
@@ -54,8 +64,9 @@ from convoy_server.storage import write_file
 
 logger = logging.getLogger(__name__)
 
-FP32_FILE: Final = "model.fp32.onnx"
-INT8_FILE: Final = "model.int8.onnx"
+FP32_FILE: Final = Variant.FP32.file_name
+INT8_FILE: Final = Variant.INT8_CPU.file_name
+TRT_FILE: Final = Variant.INT8_TRT.file_name
 
 PARITY_FRAMES: Final = 256
 UNSURE_ENTROPY: Final = 0.9
@@ -66,6 +77,10 @@ such frames, and what a student learns from it is worth little."""
 
 Progress = Callable[[str, int, int], None]
 """Phase, steps done, steps in all; RunObserver.phase fits."""
+
+AskVehicles = Callable[[bytes, tuple[str, ...]], Mapping[str, TensorRanges]]
+"""An observer (convoy_compression.model.range_observer) and its tensors -> what each vehicle saw;
+calibration_round.ask_for_ranges does it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +110,9 @@ def build_release(
     proxy: DrivingData,
     out: Path,
     run_id: str,
+    release_id: str = "",
+    counter: int = 0,
+    ask_vehicles: AskVehicles | None = None,
     closed_loop_score: Callable[[Path], float] | None = None,
     on_progress: Progress | None = None,
     created: str | None = None,
@@ -108,6 +126,10 @@ def build_release(
             loaded with run.data. Its train_indices teach and calibrate, its held_indices measure.
         out: The run directory.
         run_id: Written into the files; the same id, model and seed give the same ONNX bytes.
+        release_id: Likewise; empty means the run's id and its last round.
+        counter: Likewise; grows with every release of a fleet, 0 means not numbered.
+        ask_vehicles: Lets vehicles calibrate on their private frames, if run.release.calibration
+            wants it; None: there are none to ask.
         closed_loop_score: Drives an int8 file and says how well; None leaves that gate out.
         on_progress: Told which phase has come how far.
         created: UTC, ISO 8601, for the manifest; None leaves it out.
@@ -124,11 +146,19 @@ def build_release(
     frames = choose_proxy_frames(proxy, run.data, run.release.proxy_frames)
     student = _student(run)
     folder = open_candidate(out)
-    candidate = _Candidate(run=run, frames=frames, folder=folder, progress=progress)
+    name = ReleaseName(run_id=run_id, release_id=release_id, counter=counter)
+    candidate = _Candidate(
+        run=run,
+        name=name,
+        frames=frames,
+        folder=folder,
+        ask_vehicles=ask_vehicles,
+        progress=progress,
+    )
     reasons: list[str] = []
     try:
         with one_thread():  # the same files whatever the number of cores
-            candidate.make(student, result, run_id, closed_loop_score)
+            candidate.make(student, result, closed_loop_score)
     except (ModelCompressionError, ModelFileError) as error:
         reasons.append(str(error))
     gates = judge(candidate.measured, run.release, closed_loop=closed_loop_score is not None)
@@ -139,10 +169,10 @@ def build_release(
         if not gate.passed and (gate.value is not None or not reasons)
     ]
     accepted = not reasons
-    origin = candidate.origin or origin_of(run, result, run_id, _parameter_count(student))
+    origin = candidate.origin or candidate.origin_with(student, result)
     files = {
         name: (folder / name).read_bytes()
-        for name in (FP32_FILE, INT8_FILE)
+        for name in (FP32_FILE, INT8_FILE, TRT_FILE, GOLDEN_FILE)
         if (folder / name).is_file()
     }
     manifest = manifest_json(origin, files, gates, accepted=accepted, created=created)
@@ -199,21 +229,30 @@ class _Candidate:
     """A release on its way; what it has become so far can be read when a step fails."""
 
     def __init__(
-        self, *, run: RunConfig, frames: ProxyFrames, folder: Path, progress: Progress
+        self,
+        *,
+        run: RunConfig,
+        name: ReleaseName,
+        frames: ProxyFrames,
+        folder: Path,
+        ask_vehicles: AskVehicles | None,
+        progress: Progress,
     ) -> None:
         self.run = run
+        self.name = name
         self.frames = frames
         self.folder = folder
+        self.ask_vehicles = ask_vehicles
         self.progress = progress
         self.measured = Measurements()
         self.lessons: DistillationResult | None = None
         self.origin: Origin | None = None
+        self.calibration: Literal["vehicles", "proxy", ""] = ""
 
     def make(
         self,
         student: DrivingModel,
         result: FederationResult,
-        run_id: str,
         closed_loop_score: Callable[[Path], float] | None,
     ) -> None:
         """Go all the way.
@@ -224,22 +263,41 @@ class _Candidate:
         """
         teachers = _teachers(self.run, result)
         small = self._distil(student, teachers)
-        self.origin = origin_of(self.run, result, run_id, _parameter_count(small))
         self.measured = replace(
             self.measured,
             global_accuracy=self._accuracy(self._torch(teachers[-1])),
             student_accuracy=self._accuracy(self._torch(small)),
         )
-        self._write_files(small, self.origin)
-        fp32 = OnnxDriver(self.folder / FP32_FILE)
-        int8 = OnnxDriver(self.folder / INT8_FILE)
-        self._measure_agreement(small, fp32, int8)
-        self._measure_latency(small, fp32, int8)
+        self._write_files(small, result)
+        drivers = {
+            variant: OnnxDriver(self.folder / variant.file_name) for variant in self._variants()
+        }
+        self._write_golden(drivers)
+        self._measure_agreement(small, drivers)
+        self._measure_latency(small, drivers[Variant.FP32], drivers[Variant.INT8_CPU])
         if closed_loop_score is not None:
             self.progress("drive the int8 model", 0, 1)
             score = closed_loop_score(self.folder / INT8_FILE)
             self.measured = replace(self.measured, closed_loop_score=score)
             self.progress("drive the int8 model", 1, 1)
+
+    def origin_with(self, student: DrivingModel, result: FederationResult) -> Origin:
+        """What is known about the release, with this student in it."""
+        return origin_of(
+            self.run,
+            result,
+            self.name,
+            student_parameters=_parameter_count(student),
+            proxy=self.frames,
+            calibration=self.calibration,
+        )
+
+    def _variants(self) -> tuple[Variant, ...]:
+        return tuple(
+            variant
+            for variant in Variant
+            if variant is not Variant.INT8_TRT or self.run.release.tensorrt
+        )
 
     def _distil(self, student: DrivingModel, teachers: Sequence[DrivingModel]) -> DrivingModel:
         config, seed = self.run.release, self.run.seed
@@ -262,38 +320,77 @@ class _Candidate:
             teach(pruned, config.prune_epochs, "distil the pruned student")
         return pruned
 
-    def _write_files(self, student: DrivingModel, origin: Origin) -> None:
+    def _write_files(self, student: DrivingModel, result: FederationResult) -> None:
         data = self.run.data
-        self.progress("export", 0, 2)
-        fp32 = export_onnx(
-            Driver(student, data.steering_threshold),
-            data.frame_height,
-            data.frame_width,
-            file_metadata(origin, "float32"),
-        )
-        fp32_bytes = self._write(FP32_FILE, fp32)
-        self.progress("export", 1, 2)
-        calibration = _every_nth(self.frames.train_NHWC, self.run.release.calibration_frames)
+        self.progress("export", 0, 3)
+        driver = Driver(student, data.steering_threshold)
+        fp32 = export_onnx(driver, data.frame_height, data.frame_width, {})
+        self.progress("export", 1, 3)
+        ranges, self.calibration = self._ranges(fp32)
+        self.origin = origin = self.origin_with(student, result)
+        set_metadata(fp32, file_metadata(origin, Variant.FP32))
+        fp32_bytes = self._write_model(Variant.FP32, fp32)
+        self.progress("export", 2, 3)
         int8 = quantize_int8(
             fp32,
-            calibration,
-            file_metadata(origin, "int8"),
+            ranges,
+            file_metadata(origin, Variant.INT8_CPU),
             seven_bit_weights=self.run.release.seven_bit_weights,
         )
-        int8_bytes = self._write(INT8_FILE, int8)
+        int8_bytes = self._write_model(Variant.INT8_CPU, int8)
+        if self.run.release.tensorrt:
+            trt = quantize_for_tensorrt(fp32, ranges, file_metadata(origin, Variant.INT8_TRT))
+            self._write_model(Variant.INT8_TRT, trt)
         self.measured = replace(self.measured, fp32_bytes=fp32_bytes, int8_bytes=int8_bytes)
-        self.progress("export", 2, 2)
+        self.progress("export", 3, 3)
 
-    def _measure_agreement(self, student: DrivingModel, fp32: OnnxDriver, int8: OnnxDriver) -> None:
+    def _ranges(self, fp32: onnx.ModelProto) -> tuple[TensorRanges, Literal["vehicles", "proxy"]]:
+        """For the int8 files: from vehicles or from proxy frames, and which of them it was."""
+        config = self.run.release
+        if config.calibration != "proxy":
+            observer = observer_of(fp32)
+            names = observed_tensors(observer)
+            told: Mapping[str, TensorRanges] = {}
+            if self.ask_vehicles is not None:
+                told = self.ask_vehicles(observer.SerializeToString(deterministic=True), names)
+            try:
+                return merge_ranges(told, names), "vehicles"
+            except CalibrationError as error:
+                if config.calibration == "vehicles":
+                    raise
+                logger.info("calibration: %s; proxy frames calibrate", error)
+        frames = _every_nth(self.frames.train_NHWC, config.calibration_frames)
+        return ranges_from_frames(fp32, frames), "proxy"
+
+    def _write_golden(self, drivers: Mapping[Variant, OnnxDriver]) -> None:
+        frames_NHWC = _every_nth(self.frames.held_MHWC, self.run.release.golden_frames)
+        answers = {
+            variant: Answers(*driver.predict(frames_NHWC)) for variant, driver in drivers.items()
+        }
+        write_file(self.folder / GOLDEN_FILE, golden_bytes(GoldenVectors(frames_NHWC, answers)))
+
+    def _measure_agreement(
+        self, student: DrivingModel, drivers: Mapping[Variant, OnnxDriver]
+    ) -> None:
         held_MHWC = self.frames.held_MHWC
-        parity = compare(self._torch(student), fp32.predict, _every_nth(held_MHWC, PARITY_FRAMES))
+        fp32, int8 = drivers[Variant.FP32].predict, drivers[Variant.INT8_CPU].predict
+        exported = compare(self._torch(student), fp32, _every_nth(held_MHWC, PARITY_FRAMES))
+        quantized = compare(fp32, int8, held_MHWC)
         self.measured = replace(
             self.measured,
-            fp32_accuracy=self._accuracy(fp32.predict),
-            int8_accuracy=self._accuracy(int8.predict),
-            parity_difference=parity.max_difference,
-            int8_agreement=compare(fp32.predict, int8.predict, held_MHWC).class_agreement,
+            fp32_accuracy=self._accuracy(fp32),
+            int8_accuracy=self._accuracy(int8),
+            parity_difference=exported.max_difference,
+            int8_agreement=quantized.class_agreement,
+            int8_steering_change=quantized.mean_steering_change,
         )
+        if Variant.INT8_TRT in drivers:
+            symmetric = compare(fp32, drivers[Variant.INT8_TRT].predict, held_MHWC)
+            self.measured = replace(
+                self.measured,
+                trt_agreement=symmetric.class_agreement,
+                trt_steering_change=symmetric.mean_steering_change,
+            )
 
     def _measure_latency(self, student: DrivingModel, fp32: OnnxDriver, int8: OnnxDriver) -> None:
         frame_1HWC = self.frames.held_MHWC[:1]
@@ -322,9 +419,9 @@ class _Candidate:
         counts = evaluate(predict, self.frames.dataset, self.frames.held_indices)
         return counts.balanced_accuracy
 
-    def _write(self, name: str, model: onnx.ModelProto) -> int:
+    def _write_model(self, variant: Variant, model: onnx.ModelProto) -> int:
         content = model.SerializeToString(deterministic=True)
-        write_file(self.folder / name, content)
+        write_file(self.folder / variant.file_name, content)
         return len(content)
 
 

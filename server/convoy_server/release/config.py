@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from convoy_driving.golden import MAX_FRAMES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseConfig:
@@ -32,14 +34,22 @@ class ReleaseConfig:
             means none.
         prune_norm: Channels with the smallest norm go first.
         prune_epochs: Passes over the proxy frames after the pruning.
-        calibration_frames: Proxy frames from which the int8 ranges are taken.
+        calibration: Where the int8 ranges come from: "vehicles" tell those of their own frames and
+            show none, "proxy" takes proxy frames, "auto" asks vehicles and takes proxy frames where
+            fewer than three tell.
+        calibration_vehicles: Vehicles asked at most.
+        calibration_frames: Frames from which a vehicle, or the server, takes the ranges.
+        tensorrt: Also write an int8 file in the form that NVIDIA's TensorRT takes.
+        golden_frames: Held-back proxy frames that go with the release: every vehicle lets the model
+            answer them before it trusts it.
         seven_bit_weights: For vehicles with x86 processors without VNNI (before about 2019), whose
             8-bit sums may saturate; ARM and newer x86 do better with all 8 bits.
         latency_repetitions: Single-frame runs from which the median latency is taken.
         max_student_accuracy_drop: Balanced accuracy that the student may lose to the global model.
         max_int8_accuracy_drop: Balanced accuracy that int8 may lose to float32.
         max_parity_difference: Largest difference of any output of the float32 file to torch.
-        min_int8_agreement: Share of frames on which int8 chooses float32's steering class.
+        min_int8_agreement: Share of frames on which an int8 file chooses float32's steering class.
+        max_steering_change: Mean difference of an int8 file's steering, in -1..1, to float32's.
         max_int8_size_ratio: Bytes of the int8 file over bytes of the float32 file.
         max_int8_latency_ratio: Median latency of int8 over float32, one thread, this machine.
         min_closed_loop_score: Score that the int8 file must drive; asked only where a road is at
@@ -61,13 +71,18 @@ class ReleaseConfig:
     prune_ratio: float = 0.0
     prune_norm: Literal["l1", "l2"] = "l1"
     prune_epochs: int = 5
+    calibration: Literal["auto", "vehicles", "proxy"] = "auto"
+    calibration_vehicles: int = 20
     calibration_frames: int = 128
+    tensorrt: bool = True
+    golden_frames: int = 8
     seven_bit_weights: bool = False
     latency_repetitions: int = 200
     max_student_accuracy_drop: float = 0.05
     max_int8_accuracy_drop: float = 0.01
     max_parity_difference: float = 1e-4
     min_int8_agreement: float = 0.97
+    max_steering_change: float = 0.005
     max_int8_size_ratio: float = 0.30
     max_int8_latency_ratio: float = 0.70
     min_closed_loop_score: float = 0.2
@@ -79,16 +94,23 @@ class ReleaseConfig:
             ("epochs", 1),
             ("batch_size", 1),
             ("prune_epochs", 0),
-            ("calibration_frames", 1),
+            ("calibration_vehicles", 3),
+            ("calibration_frames", 16),
+            ("golden_frames", 1),
             ("latency_repetitions", 10),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.golden_frames > MAX_FRAMES:
+            raise ValueError(
+                f"golden_frames must be at most {MAX_FRAMES}, got {self.golden_frames}"
+            )
         for name in (
             "student_width",
             "learning_rate",
             "temperature",
             "max_parity_difference",
+            "max_steering_change",
             "max_int8_size_ratio",
             "max_int8_latency_ratio",
         ):

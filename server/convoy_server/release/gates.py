@@ -5,6 +5,9 @@ student_accuracy_drop    balanced accuracy: global model - student      at most 
 int8_accuracy_drop       balanced accuracy: float32 file - int8 file    at most
 parity_difference        largest difference: float32 file to torch      at most
 int8_agreement           frames with the same steering class as float32 at least
+int8_steering_change     mean difference of the steering to float32       at most
+trt_agreement            as int8_agreement, of the file for TensorRT      at least
+trt_steering_change      as int8_steering_change, likewise                at most
 int8_size_ratio          bytes: int8 file / float32 file                at most
 int8_latency_ratio       median latency: int8 / float32, one thread     at most
 closed_loop_score        what the int8 file drove                       at least
@@ -17,7 +20,7 @@ from typing import Final
 from convoy_server.release.config import ReleaseConfig
 from convoy_server.report.contract import Gate
 
-AT_LEAST: Final = frozenset({"int8_agreement", "closed_loop_score"})
+AT_LEAST: Final = frozenset({"int8_agreement", "trt_agreement", "closed_loop_score"})
 """Gates whose limit is a lower one."""
 
 
@@ -32,6 +35,9 @@ class Measurements:
         int8_accuracy: The same of the int8 file.
         parity_difference: Largest difference of the float32 file's outputs to torch's.
         int8_agreement: Share of frames on which int8 and float32 choose the same class.
+        int8_steering_change: Mean difference of int8's steering in -1..1 to float32's.
+        trt_agreement: As int8_agreement, of the file for TensorRT.
+        trt_steering_change: As int8_steering_change, likewise.
         fp32_bytes: Size of the float32 file.
         int8_bytes: Size of the int8 file.
         torch_p50_ms: Median latency of the student in torch.
@@ -46,6 +52,9 @@ class Measurements:
     int8_accuracy: float | None = None
     parity_difference: float | None = None
     int8_agreement: float | None = None
+    int8_steering_change: float | None = None
+    trt_agreement: float | None = None
+    trt_steering_change: float | None = None
     fp32_bytes: int | None = None
     int8_bytes: int | None = None
     torch_p50_ms: float | None = None
@@ -73,6 +82,9 @@ def judge(measured: Measurements, config: ReleaseConfig, *, closed_loop: bool) -
         ),
         "parity_difference": (measured.parity_difference, config.max_parity_difference),
         "int8_agreement": (measured.int8_agreement, config.min_int8_agreement),
+        "int8_steering_change": (measured.int8_steering_change, config.max_steering_change),
+        "trt_agreement": (measured.trt_agreement, config.min_int8_agreement),
+        "trt_steering_change": (measured.trt_steering_change, config.max_steering_change),
         "int8_size_ratio": (
             _ratio(measured.int8_bytes, measured.fp32_bytes),
             config.max_int8_size_ratio,
@@ -82,6 +94,8 @@ def judge(measured: Measurements, config: ReleaseConfig, *, closed_loop: bool) -
             config.max_int8_latency_ratio,
         ),
     }
+    if not config.tensorrt:
+        del values_and_limits["trt_agreement"], values_and_limits["trt_steering_change"]
     if closed_loop:
         values_and_limits["closed_loop_score"] = (
             measured.closed_loop_score,

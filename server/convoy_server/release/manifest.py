@@ -12,15 +12,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from convoy_driving.steering_classes import CLASS_NAMES
+import numpy as np
+
+from convoy_driving.steering_classes import CLASS_ANGLES, CLASS_NAMES
+from convoy_protos.release_manifest import MANIFEST, MANIFEST_SCHEMA, MODEL_SCHEMA, Variant
 from convoy_server.federation import FederationResult
+from convoy_server.release.proxy import ProxyFrames
 from convoy_server.report.contract import Gate
 from convoy_server.run_config import RunConfig
 from convoy_server.run_directory import model_digest
 
-MODEL_SCHEMA: Final = "convoy.model/1"
-MANIFEST_SCHEMA: Final = "convoy.release/1"
-MANIFEST: Final = "manifest.json"
+PRECISIONS: Final = {
+    Variant.FP32: "float32",
+    Variant.INT8_CPU: "int8",
+    Variant.INT8_TRT: "int8",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,8 @@ class Origin:
     """Where a model comes from and what it takes.
 
     Attributes:
+        release_id: Names the release.
+        counter: Grows with every release of a fleet; 0 means not numbered.
         run_id: The training run.
         run_name: What the run is called.
         seed: The run's seed.
@@ -39,9 +47,14 @@ class Origin:
         steering: Form of the network's own steering output; the file's is always classes.
         steering_threshold: Steering of a smaller magnitude counts as straight.
         input: What the file takes: see `input_spec`.
+        proxy_sha256: Of the frames and labels that taught and measured the student.
+        calibration: Where the int8 ranges come from: "proxy" frames or "vehicles"; empty where it did
+            not come to that.
         created_by: Program and version.
     """
 
+    release_id: str
+    counter: int
     run_id: str
     run_name: str
     seed: int
@@ -53,18 +66,48 @@ class Origin:
     steering: str
     steering_threshold: float
     input: Mapping[str, Any]
+    proxy_sha256: str
+    calibration: str
     created_by: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseName:
+    """How a release is told from others.
+
+    Attributes:
+        run_id: The training run.
+        release_id: Empty: the run and its last round.
+        counter: Grows with every release of a fleet; 0 means not numbered.
+    """
+
+    run_id: str
+    release_id: str = ""
+    counter: int = 0
+
+    def __post_init__(self) -> None:
+        if self.counter < 0:
+            raise ValueError(f"counter must be at least 0, got {self.counter}")
+
+
 def origin_of(
-    run: RunConfig, result: FederationResult, run_id: str, student_parameters: int
+    run: RunConfig,
+    result: FederationResult,
+    name: ReleaseName,
+    *,
+    student_parameters: int,
+    proxy: ProxyFrames,
+    calibration: str,
 ) -> Origin:
     """Gather what is known about a release before it is built."""
+    last_round = result.records[-1].round if result.records else 0
     return Origin(
-        run_id=run_id,
+        release_id=name.release_id or f"{name.run_id}-{last_round}",
+        counter=name.counter,
+        run_id=name.run_id,
         run_name=run.name,
         seed=run.seed,
-        round=result.records[-1].round if result.records else 0,
+        round=last_round,
         global_model_sha256=model_digest(result.model_N).hex(),
         parameter_schema_sha256=result.schema.digest.hex(),
         student=run.release.student,
@@ -72,8 +115,25 @@ def origin_of(
         steering=run.model.steering,
         steering_threshold=run.data.steering_threshold,
         input=input_spec(run),
+        proxy_sha256=proxy_digest(proxy),
+        calibration=calibration,
         created_by=f"convoy-fl {version('convoy-fl')}",
     )
+
+
+def proxy_digest(proxy: ProxyFrames) -> str:
+    """SHA-256 of everything that a release takes from the proxy recordings, in hexadecimal."""
+    digest = hashlib.sha256()
+    held = proxy.held_indices
+    for array in (
+        proxy.train_NHWC,
+        proxy.held_MHWC,
+        proxy.dataset.steering_N[held].astype("<f4"),
+        proxy.dataset.throttle_N[held].astype("<f4"),
+    ):
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def input_spec(run: RunConfig) -> dict[str, Any]:
@@ -90,12 +150,18 @@ def input_spec(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def file_metadata(origin: Origin, precision: str) -> dict[str, str]:
-    """The strings inside an ONNX file (metadata_props); `precision` is "float32" or "int8"."""
+def file_metadata(origin: Origin, variant: Variant) -> dict[str, str]:
+    """The strings inside an ONNX file (metadata_props)."""
     return {
         "convoy.schema": MODEL_SCHEMA,
-        "convoy.precision": precision,
+        "convoy.release": origin.release_id,
+        "convoy.counter": str(origin.counter),
+        "convoy.variant": variant.value,
+        "convoy.precision": PRECISIONS[variant],
+        "convoy.calibration": origin.calibration,
+        "convoy.proxy_sha256": origin.proxy_sha256,
         "convoy.classes": json.dumps(CLASS_NAMES),
+        "convoy.class_angles": json.dumps(CLASS_ANGLES),
         "convoy.input": json.dumps(origin.input, sort_keys=True),
         "convoy.run": origin.run_id,
         "convoy.round": str(origin.round),
@@ -131,9 +197,13 @@ def manifest_json(
         "model_schema": MODEL_SCHEMA,
         **asdict(origin),
         "classes": list(CLASS_NAMES),
+        "class_angles": list(CLASS_ANGLES),
         "outputs": {"steering": "float32 (batch, 3)", "throttle": "float32 (batch,)"},
         "files": {
             name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()
+        },
+        "variants": {
+            variant.value: variant.file_name for variant in Variant if variant.file_name in files
         },
         "gates": [asdict(gate) for gate in gates],
     }

@@ -1,4 +1,4 @@
-"""From a torch network to two ONNX files of the same contract."""
+"""From a torch network to three ONNX files of the same contract."""
 
 import logging
 from pathlib import Path
@@ -12,10 +12,14 @@ from onnx import numpy_helper
 from small_driver import HEIGHT, WIDTH, SmallDriver, SmallNetwork, road_frames
 from torch import nn
 
-from convoy_compression.model.errors import ExportError, QuantizationError
+from convoy_compression.model.errors import CalibrationError, ExportError, QuantizationError
 from convoy_compression.model.onnx_export import export_onnx
 from convoy_compression.model.parity import compare
-from convoy_compression.model.quantization import quantize_int8
+from convoy_compression.model.quantization import (
+    quantize_for_tensorrt,
+    quantize_int8,
+    ranges_from_frames,
+)
 
 pytestmark = pytest.mark.slow  # the first export alone takes seconds
 
@@ -34,7 +38,16 @@ def fp32(driver):
 
 @pytest.fixture(scope="module")
 def int8(fp32):
-    return quantize_int8(fp32, road_frames(32), METADATA | {"convoy.precision": "int8"})
+    return quantize_int8(fp32, ranges_of(fp32), METADATA | {"convoy.precision": "int8"})
+
+
+@pytest.fixture(scope="module")
+def trt(fp32):
+    return quantize_for_tensorrt(fp32, ranges_of(fp32), METADATA | {"convoy.precision": "int8"})
+
+
+def ranges_of(model, count=32):
+    return ranges_from_frames(model, road_frames(count))
 
 
 def session(model):
@@ -57,8 +70,8 @@ def torch_predictor(driver):
     return predict
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8"])
-def test_both_files_have_the_contract_of_a_vehicle(name, request):
+@pytest.mark.parametrize("name", ["fp32", "int8", "trt"])
+def test_every_file_has_the_contract_of_a_vehicle(name, request):
     model = request.getfixturevalue(name)
     loaded = session(model)
 
@@ -86,11 +99,13 @@ def test_the_float_file_answers_as_torch_does_for_any_batch(driver, fp32, count)
     assert parity.class_agreement == 1.0
 
 
-def test_probabilities_of_the_int8_file_add_up_and_agree(fp32, int8):
+@pytest.mark.parametrize("name", ["int8", "trt"])
+def test_probabilities_of_an_int8_file_add_up_and_agree(fp32, name, request):
+    quantized = request.getfixturevalue(name)
     frames = road_frames(200, seed=1)
 
-    steering, _ = predictor(int8)(frames)
-    parity = compare(predictor(fp32), predictor(int8), frames)
+    steering, _ = predictor(quantized)(frames)
+    parity = compare(predictor(fp32), predictor(quantized), frames)
 
     np.testing.assert_allclose(steering.sum(axis=1), 1.0, atol=1e-5)
     assert parity.class_agreement > 0.95
@@ -105,20 +120,44 @@ def test_the_weights_of_the_int8_file_are_bytes(fp32, int8):
     assert not any(node.op_type == "Cast" for node in int8.graph.node)  # bytes go straight in
 
 
+def test_what_tensorrt_gets_is_signed_and_symmetric(fp32, trt):
+    constants = {item.name: numpy_helper.to_array(item) for item in trt.graph.initializer}
+    pairs = [
+        node for node in trt.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    zero_points = [constants[node.input[2]] for node in pairs]
+
+    assert pairs
+    assert all(values.dtype == np.int8 and not values.any() for values in zero_points)
+    assert not any(values.dtype == np.int32 for values in constants.values())  # bias stays float
+    assert trt.ByteSize() < 0.35 * fp32.ByteSize()
+
+
+def test_tensorrt_casts_the_bytes_first_and_keeps_each_relu_with_its_convolution(trt):
+    readers = {}
+    for node in trt.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+
+    assert readers["frames"] == ["Cast"]
+    behind = [readers[node.output[0]] for node in trt.graph.node if node.op_type == "Conv"]
+    assert behind == [["Relu"]] * 2
+
+
 def test_seven_bit_weights_leave_room_for_the_sum(fp32):
     def largest_weight(model):
         weights = [numpy_helper.to_array(item) for item in model.graph.initializer]
         return max(int(np.abs(w.astype(int)).max()) for w in weights if w.dtype == np.int8)
 
-    seven = quantize_int8(fp32, road_frames(32), {}, seven_bit_weights=True)
-    eight = quantize_int8(fp32, road_frames(32), {})
+    seven = quantize_int8(fp32, ranges_of(fp32), {}, seven_bit_weights=True)
+    eight = quantize_int8(fp32, ranges_of(fp32), {})
 
     assert largest_weight(seven) == 64
     assert largest_weight(eight) == 127
 
 
-def test_nothing_tells_where_a_file_was_made(fp32, int8):
-    for model in (fp32, int8):
+def test_nothing_tells_where_a_file_was_made(fp32, int8, trt):
+    for model in (fp32, int8, trt):
         content = model.SerializeToString()
 
         assert str(Path(__file__).parents[3]).encode() not in content
@@ -126,14 +165,20 @@ def test_nothing_tells_where_a_file_was_made(fp32, int8):
         assert b".py" not in content
 
 
-def test_the_same_network_gives_the_same_bytes(driver, fp32, int8):
+def test_the_same_network_gives_the_same_bytes(driver, fp32, int8, trt):
     again = export_onnx(driver, HEIGHT, WIDTH, METADATA)
-    int8_again = quantize_int8(again, road_frames(32), METADATA | {"convoy.precision": "int8"})
-
-    assert again.SerializeToString(deterministic=True) == fp32.SerializeToString(deterministic=True)
-    assert int8_again.SerializeToString(deterministic=True) == int8.SerializeToString(
-        deterministic=True
+    metadata = METADATA | {"convoy.precision": "int8"}
+    ranges = ranges_of(again)
+    made_again = (
+        again,
+        quantize_int8(again, ranges, metadata),
+        quantize_for_tensorrt(again, ranges, metadata),
     )
+
+    for first, second in zip((fp32, int8, trt), made_again, strict=True):
+        assert second.SerializeToString(deterministic=True) == first.SerializeToString(
+            deterministic=True
+        )
 
 
 def test_the_exporter_keeps_its_advice_to_itself(driver, capfd, caplog):
@@ -146,7 +191,9 @@ def test_the_exporter_keeps_its_advice_to_itself(driver, capfd, caplog):
 
 def test_quantization_says_nothing_on_the_root_logger(fp32, capfd, caplog):
     with caplog.at_level(logging.WARNING):
-        quantize_int8(fp32, road_frames(4), METADATA)
+        ranges = ranges_of(fp32)
+        quantize_int8(fp32, ranges, METADATA)
+        quantize_for_tensorrt(fp32, ranges, METADATA)
 
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
@@ -155,7 +202,9 @@ def test_quantization_says_nothing_on_the_root_logger(fp32, capfd, caplog):
 def test_the_float_model_is_left_as_it_is(fp32):
     before = fp32.SerializeToString(deterministic=True)
 
-    quantize_int8(fp32, road_frames(4), {})
+    ranges = ranges_of(fp32)
+    quantize_int8(fp32, ranges, {})
+    quantize_for_tensorrt(fp32, ranges, {})
 
     assert fp32.SerializeToString(deterministic=True) == before
 
@@ -169,17 +218,17 @@ def test_nan_weights_are_refused_by_name(fp32):
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
     with pytest.raises(QuantizationError, match=r"0\.weight holds NaN"):
-        quantize_int8(broken, road_frames(4), {})
+        quantize_for_tensorrt(broken, ranges_of(fp32), {})
 
 
 def test_frames_of_another_size_cannot_calibrate(fp32):
-    with pytest.raises(QuantizationError, match="cannot quantize"):
-        quantize_int8(fp32, np.zeros((4, 8, 8, 3), np.uint8), {})
+    with pytest.raises(CalibrationError, match="does not run on these frames"):
+        ranges_from_frames(fp32, np.zeros((4, 8, 8, 3), np.uint8))
 
 
 def test_no_frames_to_calibrate_with_are_a_mistake(fp32):
     with pytest.raises(ValueError, match="at least one frame"):
-        quantize_int8(fp32, road_frames(4)[:0], {})
+        ranges_of(fp32, 0)
 
 
 def test_a_network_that_torch_cannot_trace_is_refused():

@@ -20,20 +20,21 @@ def driver(probabilities, throttle):
 
 
 @pytest.mark.parametrize(
-    ("candidate", "difference", "agreement"),
+    ("candidate", "difference", "agreement", "steering_change"),
     [
-        (driver([0.7, 0.2, 0.1], 0.5), 0.0, 1.0),
-        (driver([0.5, 0.4, 0.1], 0.5), 0.2, 1.0),  # other numbers, the same choice
-        (driver([0.1, 0.2, 0.7], 0.5), 0.6, 0.0),
-        (driver([0.7, 0.2, 0.1], -0.5), 1.0, 1.0),  # the throttle counts as well
+        (driver([0.7, 0.2, 0.1], 0.5), 0.0, 1.0, 0.0),
+        (driver([0.5, 0.4, 0.1], 0.5), 0.2, 1.0, 0.2),  # other numbers, the same choice
+        (driver([0.1, 0.2, 0.7], 0.5), 0.6, 0.0, 1.2),  # from -0.6 to 0.6
+        (driver([0.7, 0.2, 0.1], -0.5), 1.0, 1.0, 0.0),  # the throttle counts as well
     ],
 )
-def test_difference_and_agreement(candidate, difference, agreement):
+def test_difference_agreement_and_change(candidate, difference, agreement, steering_change):
     parity = compare(driver([0.7, 0.2, 0.1], 0.5), candidate, FRAMES)
 
     assert parity.frames == 150
     assert parity.max_difference == pytest.approx(difference, abs=1e-6)
     assert parity.class_agreement == agreement
+    assert parity.mean_steering_change == pytest.approx(steering_change, abs=1e-6)
 
 
 def test_nan_in_one_batch_is_not_forgotten_in_the_next():

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from convoy_compression.model.errors import QuantizationError
+from convoy_compression.model.tensor_ranges import observe
 from convoy_driving.data_config import DataConfig
 from convoy_driving.dataset import VehicleDataset
+from convoy_driving.golden import Answers, read_golden
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.onnx_driver import OnnxDriver
 from convoy_driving.parameters import flatten, schema_of
 from convoy_protos.errors import SettingsError, UsageError
+from convoy_protos.release_manifest import Variant, read_manifest
 from convoy_server.federation import FederationResult
 from convoy_server.release import build
 from convoy_server.release.build import build_release, proxy_warnings
@@ -32,6 +35,7 @@ EASY = ReleaseConfig(
     max_student_accuracy_drop=1.0,
     max_int8_accuracy_drop=1.0,
     min_int8_agreement=0.0,
+    max_steering_change=2.0,
     max_int8_size_ratio=2.0,
     max_int8_latency_ratio=100.0,
 )
@@ -100,8 +104,10 @@ def test_a_release_that_passes_stands_complete_in_its_folder(accepted):
     assert outcome.report.accepted, outcome.report.reasons
     assert outcome.folder == out / "release"
     assert sorted(files(outcome.folder)) == [
+        "golden.npz",
         "manifest.json",
         "model.fp32.onnx",
+        "model.int8-trt.onnx",
         "model.int8.onnx",
     ]
     assert [path.name for path in out.iterdir()] == ["release"]
@@ -119,6 +125,9 @@ def test_the_report_holds_every_figure(accepted):
         "int8_accuracy_drop",
         "parity_difference",
         "int8_agreement",
+        "int8_steering_change",
+        "trt_agreement",
+        "trt_steering_change",
         "int8_size_ratio",
         "int8_latency_ratio",
         "closed_loop_score",
@@ -145,9 +154,91 @@ def test_files_and_manifest_say_where_the_model_comes_from(accepted):
     assert manifest["global_model_sha256"] == metadata["convoy.global_model_sha256"] == digest
     assert metadata["convoy.schema"] == "convoy.model/1"
     assert metadata["convoy.precision"] == "int8"
+    assert manifest["release_id"] == metadata["convoy.release"] == "run-1-0"
+    assert (manifest["counter"], metadata["convoy.counter"]) == (0, "0")
+    assert manifest["proxy_sha256"] == metadata["convoy.proxy_sha256"]
+    assert manifest["variants"] == {
+        "fp32": "model.fp32.onnx",
+        "int8-cpu": "model.int8.onnx",
+        "int8-trt": "model.int8-trt.onnx",
+    }
     assert json.loads(metadata["convoy.classes"]) == ["left", "straight", "right"]
+    assert json.loads(metadata["convoy.class_angles"]) == [-1.0, 0.0, 1.0]
     assert json.loads(metadata["convoy.input"])["height"] == SIZE
     assert "created" not in manifest
+
+
+@pytest.mark.slow
+def test_a_vehicle_reads_the_manifest(accepted):
+    _, outcome, _ = accepted
+
+    manifest = read_manifest((outcome.folder / "manifest.json").read_bytes())
+
+    assert manifest.variants == tuple(Variant)
+    assert (manifest.frame_height, manifest.frame_width) == (SIZE, SIZE)
+    assert manifest.files["golden.npz"].size_bytes == len(files(outcome.folder)["golden.npz"])
+
+
+@pytest.mark.slow
+def test_golden_vectors_are_what_each_file_answers(accepted):
+    _, outcome, _ = accepted
+    golden = read_golden(files(outcome.folder)["golden.npz"])
+
+    assert 1 <= len(golden.frames_NHWC) <= 8
+    assert set(golden.answers) == set(Variant)
+    for variant, expected in golden.answers.items():
+        driver = OnnxDriver(outcome.folder / variant.file_name)
+        assert expected.difference(Answers(*driver.predict(golden.frames_NHWC))) < 1e-5
+
+
+@pytest.mark.slow
+def test_vehicles_calibrate_without_showing_a_frame(tmp_path):
+    asked = []
+
+    def vehicles(observer, names):
+        asked.append(names)
+        return {
+            f"car{seed}": observe(observer, proxy_frames(seed=seed).frames_NHWC)
+            for seed in range(3)
+        }
+
+    outcome = release(tmp_path, ask_vehicles=vehicles, release_id="spring", counter=7)
+
+    assert outcome.report.accepted, outcome.report.reasons
+    assert len(asked) == 1
+    metadata = OnnxDriver(outcome.folder / "model.int8.onnx").metadata
+    assert metadata["convoy.calibration"] == "vehicles"
+    assert (metadata["convoy.release"], metadata["convoy.counter"]) == ("spring", "7")
+
+
+@pytest.mark.slow
+def test_where_too_few_vehicles_tell_proxy_frames_calibrate(accepted, tmp_path):
+    _, alone, _ = accepted
+
+    outcome = release(tmp_path, ask_vehicles=lambda *_: {})
+
+    assert files(outcome.folder)["model.int8.onnx"] == files(alone.folder)["model.int8.onnx"]
+    metadata = OnnxDriver(outcome.folder / "model.int8.onnx").metadata
+    assert metadata["convoy.calibration"] == "proxy"
+
+
+@pytest.mark.slow
+def test_too_few_vehicles_refuse_a_release_that_must_be_calibrated_by_them(tmp_path):
+    run = replace(RUN, release=replace(EASY, calibration="vehicles"))
+
+    outcome = release(tmp_path, run, ask_vehicles=lambda *_: {})
+
+    assert not outcome.report.accepted
+    assert outcome.report.reasons[0].startswith("expected the ranges of at least 3 vehicles, got 0")
+
+
+@pytest.mark.slow
+def test_a_fleet_without_tensorrt_gets_no_file_for_it(tmp_path):
+    outcome = release(tmp_path, replace(RUN, release=replace(EASY, tensorrt=False)))
+
+    assert outcome.report.accepted, outcome.report.reasons
+    assert "model.int8-trt.onnx" not in files(outcome.folder)
+    assert "trt_agreement" not in {gate.name for gate in outcome.report.gates}
 
 
 @pytest.mark.slow
@@ -165,7 +256,7 @@ def test_the_same_run_gives_the_same_files(accepted, tmp_path):
 
     again = release(tmp_path)
 
-    for name in ("model.fp32.onnx", "model.int8.onnx"):
+    for name in ("model.fp32.onnx", "model.int8.onnx", "model.int8-trt.onnx", "golden.npz"):
         assert files(again.folder)[name] == files(outcome.folder)[name]
 
 
@@ -204,7 +295,7 @@ def test_a_global_model_with_nan_is_refused_with_the_reason(tmp_path):
     assert not outcome.report.accepted
     (reason,) = outcome.report.reasons
     assert reason.startswith("teacher 2 of 2: features.0.weight holds NaN")
-    assert [gate.value for gate in outcome.report.gates] == [None] * 6
+    assert [gate.value for gate in outcome.report.gates] == [None] * 9
     assert outcome.report.sha256 is None
     assert not (tmp_path / "release").exists()
 

@@ -12,6 +12,7 @@ CONFIG = ReleaseConfig(
     max_int8_accuracy_drop=0.01,
     max_parity_difference=1e-4,
     min_int8_agreement=0.97,
+    max_steering_change=0.005,
     max_int8_size_ratio=0.30,
     max_int8_latency_ratio=0.70,
     min_closed_loop_score=0.5,
@@ -24,6 +25,9 @@ GOOD = Measurements(
     int8_accuracy=0.775,
     parity_difference=1e-6,
     int8_agreement=0.99,
+    int8_steering_change=0.001,
+    trt_agreement=0.98,
+    trt_steering_change=0.002,
     fp32_bytes=400_000,
     int8_bytes=110_000,
     torch_p50_ms=1.0,
@@ -42,6 +46,9 @@ def test_a_good_candidate_passes_every_gate():
             "int8_accuracy_drop": 0.005,
             "parity_difference": 1e-6,
             "int8_agreement": 0.99,
+            "int8_steering_change": 0.001,
+            "trt_agreement": 0.98,
+            "trt_steering_change": 0.002,
             "int8_size_ratio": 0.275,
             "int8_latency_ratio": 0.5,
             "closed_loop_score": 0.9,
@@ -57,6 +64,9 @@ def test_a_good_candidate_passes_every_gate():
         ({"int8_accuracy": 0.76}, "int8_accuracy_drop"),
         ({"parity_difference": 1e-3}, "parity_difference"),
         ({"int8_agreement": 0.9}, "int8_agreement"),
+        ({"int8_steering_change": 0.01}, "int8_steering_change"),
+        ({"trt_agreement": 0.9}, "trt_agreement"),
+        ({"trt_steering_change": 0.01}, "trt_steering_change"),
         ({"int8_bytes": 130_000}, "int8_size_ratio"),
         ({"int8_p50_ms": 0.3}, "int8_latency_ratio"),
         ({"closed_loop_score": 0.4}, "closed_loop_score"),
@@ -87,6 +97,12 @@ def test_without_a_road_there_is_no_closed_loop_gate():
     gates = judge(GOOD, CONFIG, closed_loop=False)
 
     assert "closed_loop_score" not in {item.name for item in gates}
+
+
+def test_without_a_file_for_tensorrt_there_are_no_gates_for_it():
+    gates = judge(GOOD, replace(CONFIG, tensorrt=False), closed_loop=True)
+
+    assert not [item.name for item in gates if item.name.startswith("trt")]
 
 
 def test_nothing_measured_means_nothing_passed():

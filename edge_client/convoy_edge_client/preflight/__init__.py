@@ -1,0 +1,1 @@
+"""What a vehicle makes sure of before it trusts a release."""
