@@ -18,7 +18,7 @@ from convoy_driving.parameters import flatten, schema_of
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.release_manifest import Variant, read_manifest
 from convoy_server.federation import FederationResult
-from convoy_server.release import build
+from convoy_server.release import build, candidate
 from convoy_server.release.build import build_release, proxy_warnings
 from convoy_server.release.config import ReleaseConfig
 from convoy_server.release.manifest import broken_files
@@ -104,13 +104,15 @@ def test_a_release_that_passes_stands_complete_in_its_folder(accepted):
     assert outcome.report.accepted, outcome.report.reasons
     assert outcome.folder == out / "release"
     assert sorted(files(outcome.folder)) == [
+        "card.html",
+        "card.json",
         "golden.npz",
         "manifest.json",
         "model.fp32.onnx",
         "model.int8-trt.onnx",
         "model.int8.onnx",
     ]
-    assert [path.name for path in out.iterdir()] == ["release"]
+    assert sorted(path.name for path in out.iterdir()) == ["release", "release_inputs.json"]
     assert broken_files(outcome.folder) == []
 
 
@@ -305,13 +307,18 @@ def test_a_model_that_cannot_be_quantized_is_refused_not_a_crash(tmp_path, monke
     def fail(*_, **__):
         raise QuantizationError("onnxruntime cannot quantize the network: too many bins")
 
-    monkeypatch.setattr(build, "quantize_int8", fail)
+    monkeypatch.setattr(candidate, "quantize_int8", fail)
 
     outcome = release(tmp_path)
 
     assert not outcome.report.accepted
     assert outcome.report.reasons == ("onnxruntime cannot quantize the network: too many bins",)
-    assert sorted(files(outcome.folder)) == ["manifest.json", "model.fp32.onnx"]
+    assert sorted(files(outcome.folder)) == [
+        "card.html",
+        "card.json",
+        "manifest.json",
+        "model.fp32.onnx",
+    ]
 
 
 @pytest.mark.slow
@@ -333,7 +340,12 @@ def test_every_form_of_steering_ends_in_the_same_contract(tmp_path, steering):
 @pytest.mark.slow
 def test_a_pruned_student_is_smaller(accepted, tmp_path):
     _, whole, _ = accepted
-    run = replace(RUN, release=replace(EASY, prune_ratio=0.3, prune_epochs=1))
+    run = replace(
+        RUN,
+        release=replace(
+            EASY, prune_ratio=0.3, prune_epochs=1, max_int8_bytes=whole.report.int8_bytes - 1
+        ),
+    )
 
     pruned = release(tmp_path, run)
 
