@@ -29,6 +29,7 @@ from convoy_server.observer import RunObserver
 from convoy_server.release.build import build_release
 from convoy_server.release.calibration_round import ask_for_ranges
 from convoy_server.release.certainty_round import ask_for_certainty
+from convoy_server.release.proxy import load_proxy
 from convoy_server.release.proxy_fit import FleetCertainty
 from convoy_server.report import on_disk
 from convoy_server.report.contract import DriveScore, Picture, Release, Report
@@ -47,7 +48,7 @@ from convoy_simulation.environment import describe
 from convoy_simulation.faults import check_vehicles, client_app_factory
 from convoy_simulation.fleet import check_unseen, fleet_appearances
 from convoy_simulation.in_process_grid import InProcessGrid
-from convoy_simulation.proxy import load_proxy, simulated_proxy
+from convoy_simulation.proxy import simulated_proxy
 from convoy_simulation.report_assembly import (
     baselines_of,
     curves_of,

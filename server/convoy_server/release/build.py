@@ -18,7 +18,7 @@ from convoy_compression.update.one_thread import one_thread
 from convoy_driving.dataset import DrivingData
 from convoy_driving.errors import ModelFileError
 from convoy_protos.release_manifest import GOLDEN_FILE, MANIFEST, Variant
-from convoy_server.errors import WrongProxyError
+from convoy_server.errors import NotReleasableError, WrongProxyError
 from convoy_server.federation import FederationResult
 from convoy_server.release.candidate import AskCertainty, AskVehicles, Candidate, Drive, Progress
 from convoy_server.release.card import CARD_FILE, CARD_PAGE_FILE, card_json, card_of
@@ -133,7 +133,12 @@ def build_release(
     try:
         with one_thread():  # the same files whatever the number of cores
             candidate.make(student)
-    except (ModelCompressionError, ModelFileError, WrongProxyError) as error:
+    except (
+        ModelCompressionError,
+        ModelFileError,
+        WrongProxyError,
+        NotReleasableError,
+    ) as error:
         reasons.append(str(error))
     # Where a step failed, the gates behind it say only that they were not reached.
     reasons += [
