@@ -58,7 +58,7 @@ def distance(one_C: NDArray[np.int64], other_C: NDArray[np.int64]) -> float:
 def mean_entropy(counts_C: NDArray[np.int64]) -> float:
     """In 0..1, as exact as the histogram's steps; NaN without counts."""
     middles_C = np.tile((np.arange(ENTROPY_STEPS) + 0.5) / ENTROPY_STEPS, 2)
-    return _share(counts_C @ middles_C, counts_C)
+    return _share(float(counts_C @ middles_C), counts_C)
 
 
 def straight_share(counts_C: NDArray[np.int64]) -> float:
