@@ -38,8 +38,9 @@ from convoy_edge_client.preflight.preflight import examine_release
 from convoy_edge_client.preflight.preflight_config import PreflightConfig
 from convoy_protos.release_manifest import GOLDEN_FILE, MANIFEST, MANIFEST_SCHEMA, Variant
 from convoy_server.release.manifest import sha256
+from convoy_server.release.proxy import load_proxy
 from convoy_simulation.fleet import FleetConfig
-from convoy_simulation.proxy import load_proxy, simulated_proxy
+from convoy_simulation.proxy import simulated_proxy
 
 HEIGHT, WIDTH = 120, 160
 CALIBRATION_FRAMES = 128

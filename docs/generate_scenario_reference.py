@@ -151,6 +151,8 @@ def type_name(kind: Any) -> str:
         return ", ".join(f'`"{value}"`' for value in args)
     if origin is tuple:
         return f"list of {type_name(args[0])}"
+    if typing.get_origin(kind) is Mapping:
+        return "table of text"
     return {int: "integer", float: "number", str: "text", bool: "true, false"}[kind]
 
 

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import small_release
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -72,6 +71,7 @@ from convoy_protos.v1.secure_sum_pb2 import HelperKey
 from convoy_server.report.contract import Baselines, Fleet, Privacy, Report, from_json, to_json
 from convoy_server.round_log import RoundRecord, from_line, to_line
 from convoy_server.run_config import RunConfig, run_config_from_json, run_config_to_json
+from convoy_simulation.releases import small_release
 
 PARAMETERS = 33
 SEED = bytes(range(32))

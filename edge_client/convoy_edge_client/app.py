@@ -15,6 +15,7 @@ from flwr.clientapp.typing import Mod
 
 from convoy_driving.data_config import DataConfig
 from convoy_edge_client import mask_helper_handler, secure_sum_handlers
+from convoy_edge_client.certainty_handler import certainty_of
 from convoy_edge_client.evaluation_handler import evaluation_of
 from convoy_edge_client.instructions import read_settings
 from convoy_edge_client.local_update import LocalUpdate, drop, keep
@@ -31,6 +32,7 @@ from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.errors import SettingsError
 from convoy_protos.flower_messages import (
     answer_content,
+    certainty_content,
     evaluation_content,
     helped_upload_content,
     instructions_digest,
@@ -73,6 +75,15 @@ def make_client_app(mods: Sequence[Mod] = (), *, breaks: TrainingBreaks | None =
         with giving_way(breaks, _deadline_s(message)) as give_way:
             told = ranges_of(request, vehicle, _data_config(context), warm, give_way)
         return Message(ranges_content(told), reply_to=message)
+
+    @client_app.query("certainty")
+    def certainty(message: Message, context: Context) -> Message:
+        vehicle = vehicle_of(context)
+        instructions = read_instructions(message.content)
+        global_N = received_model(message.content, instructions, warm.models(vehicle))
+        with giving_way(breaks, _deadline_s(message)) as give_way:
+            told = certainty_of(instructions, global_N, vehicle, warm, give_way)
+        return Message(certainty_content(told), reply_to=message)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:

@@ -3,6 +3,7 @@
 message type     content, server to vehicle             content, vehicle to server
 query.profile    -                                      "profile": VehicleProfile
 query.ranges     "calibration": CalibrationRequest      "ranges": CalibrationRanges
+query.certainty  "instructions", "model"                "certainty": CertaintyCounts
 train            "instructions", "model"                "update": envelope, or "trained": Trained
 train.check_in   "request": SumTerms                    "answer": CheckIn
 train.share      "request": Roster                      "answer": SealedShares
@@ -33,6 +34,7 @@ from convoy_protos.errors import MalformedMessageError
 from convoy_protos.v1.federation_pb2 import (
     CalibrationRanges,
     CalibrationRequest,
+    CertaintyCounts,
     Evaluation,
     RoundInstructions,
     Trained,
@@ -46,6 +48,7 @@ NOT_NOW = "not now: "
 
 QUERY_PROFILE = "query.profile"
 QUERY_RANGES = "query.ranges"
+QUERY_CERTAINTY = "query.certainty"
 TRAIN = "train"
 CHECK_IN = "train.check_in"
 SHARE = "train.share"
@@ -241,6 +244,20 @@ def read_ranges(content: RecordDict) -> CalibrationRanges:
         MalformedMessageError: The record is missing or does not parse.
     """
     return _read_protobuf(content, "ranges", CalibrationRanges)
+
+
+def certainty_content(counts: CertaintyCounts) -> RecordDict:
+    """What comes back from `query.certainty`; `instructions_content` makes the question."""
+    return RecordDict({"certainty": _protobuf_record(counts)})
+
+
+def read_certainty(content: RecordDict) -> CertaintyCounts:
+    """Parse; the numbers are not checked here.
+
+    Raises:
+        MalformedMessageError: The record is missing or does not parse.
+    """
+    return _read_protobuf(content, "certainty", CertaintyCounts)
 
 
 def content_bytes(content: RecordDict) -> int:

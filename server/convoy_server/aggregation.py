@@ -8,7 +8,8 @@ and hold all of them.
 
 # Shapes: M parameters that are sent.
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from convoy_server.robust.registry import RobustConfig, combine, min_items
 
 Float32Vector = NDArray[np.float32]
 
+TRUSTED_SHARE: Final = 0.5
+"""Of an equal share: an update that a robust rule gives less does not teach."""
+
 
 class Aggregate(NamedTuple):
     """The outcome of a round's updates.
@@ -34,11 +38,14 @@ class Aggregate(NamedTuple):
         update_M: What the global model should move by, float32, shape (M,).
         train_loss: Mean training loss, weighted by examples; None where every vehicle withholds it.
         left_out: Vehicles or shards that a robust rule gave no share at all.
+        parts: Updates of the vehicles or shards that a robust rule trusts, float32, shape (M,); none where
+            it does not say.
     """
 
     update_M: Float32Vector
     train_loss: float | None
     left_out: tuple[str, ...] = ()
+    parts: tuple[Float32Vector, ...] = ()
 
 
 class SingleUpdates:
@@ -107,4 +114,21 @@ def combined(
     """Combine named updates, or named shards' means, by a rule that has enough of them."""
     names, vectors, weights = zip(*items, strict=True)
     outcome = combine(vectors, weights, robust)
-    return Aggregate(outcome.mean_N, train_loss, tuple(names[place] for place in outcome.left_out))
+    return Aggregate(
+        outcome.mean_N,
+        train_loss,
+        left_out=tuple(names[place] for place in outcome.left_out),
+        parts=trusted(vectors, outcome.shares_K),
+    )
+
+
+def trusted(
+    updates_KM: Sequence[Float32Vector], shares_K: Sequence[float] | None
+) -> tuple[Float32Vector, ...]:
+    """Those that a rule gave at least half of an equal share; none where it decides by coordinate."""
+    least = TRUSTED_SHARE / len(updates_KM)
+    return tuple(
+        update_M
+        for update_M, share in zip(updates_KM, shares_K or (), strict=shares_K is not None)
+        if share >= least
+    )

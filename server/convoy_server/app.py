@@ -156,6 +156,7 @@ def run_federation(
         per_vehicle=_last_scores(records),
         vehicles=strategy.examples,
         snapshots=directory.checkpoint.snapshots,
+        members=directory.checkpoint.members,
     )
 
 

@@ -5,6 +5,7 @@ checkpoint/
         model.safetensors       the global model
         optimizer.*.safetensors what the server optimizer remembers, one vector a file
         snapshot.*.safetensors  earlier global models for the release, oldest first
+        member.*.safetensors    models of the last round's shards, where the release wants them
         delta.bin               from the model before to this one, as vehicles get it
         average.safetensors     mean of the last global models, while section [round] asks for one
         state.json              the rest: round, settings, line of rounds.jsonl, event for the audit
@@ -50,6 +51,7 @@ class Checkpoint:
         model_N: The global model.
         optimizer_state: By name.
         snapshots: Earlier global models and this one, oldest first; at least one.
+        members: Models of the last round's shards, or of single vehicles; see release.ensemble.
         average_N: Mean of the last `average_count` global models; None while that is 0.
         average_count: How many.
         abandoned_in_a_row: Rounds since the last one that was not.
@@ -67,6 +69,7 @@ class Checkpoint:
     model_N: Float32Vector
     optimizer_state: Mapping[str, Float32Vector] = field(default_factory=dict)
     snapshots: tuple[Float32Vector, ...]
+    members: tuple[Float32Vector, ...] = ()
     average_N: Float32Vector | None = None
     average_count: int = 0
     abandoned_in_a_row: int = 0
@@ -104,6 +107,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         if table.pop("schema") != _SCHEMA:
             raise BrokenCheckpointError(f"{path}: not written by this version; expected {_SCHEMA}")
         names, snapshots = table.pop("optimizer_state"), table.pop("snapshots")
+        members = table.pop("members", 0)  # younger than the schema
         average = path / "average.safetensors"
         table["base_digest"] = bytes.fromhex(table["base_digest"])
         return Checkpoint(
@@ -112,6 +116,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             model_N=_vector(path / "model.safetensors"),
             optimizer_state={n: _vector(path / f"optimizer.{n}.safetensors") for n in names},
             snapshots=tuple(_vector(path / f"snapshot.{i}.safetensors") for i in range(snapshots)),
+            members=tuple(_vector(path / f"member.{i}.safetensors") for i in range(members)),
             average_N=_vector(average) if table["average_count"] else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -130,6 +135,7 @@ def _write(path: Path, checkpoint: Checkpoint, schema: ParameterSchema) -> None:
     vectors = {"model": checkpoint.model_N}
     vectors |= {f"optimizer.{n}": v for n, v in checkpoint.optimizer_state.items()}
     vectors |= {f"snapshot.{i}": v for i, v in enumerate(checkpoint.snapshots)}
+    vectors |= {f"member.{i}": v for i, v in enumerate(checkpoint.members)}
     if checkpoint.average_N is not None:
         vectors["average"] = checkpoint.average_N
     for name, vector_N in vectors.items():
@@ -141,6 +147,7 @@ def _write(path: Path, checkpoint: Checkpoint, schema: ParameterSchema) -> None:
         "settings": checkpoint.settings,
         "optimizer_state": sorted(checkpoint.optimizer_state),
         "snapshots": len(checkpoint.snapshots),
+        "members": len(checkpoint.members),
         "average_count": checkpoint.average_count,
         "abandoned_in_a_row": checkpoint.abandoned_in_a_row,
         "base_digest": checkpoint.base_digest.hex(),

@@ -13,6 +13,7 @@ ConvoyError
     NoVehiclesError       nobody answered
     TooManyAbandonedRoundsError  rounds kept missing their quorum
     RunInterruptedError   the run was stopped by Ctrl-C after `last_round` finished rounds
+    WrongProxyError       the proxy frames are not what the fleet drives; carries the figures
     NotReleasableError    a gate, a missing signature or the vehicles' reports stand against a release
   ProtocolError
     RefusedReplyError     one reply of one vehicle is refused; carries the reason that is counted
@@ -65,6 +66,10 @@ class ReleaseFolderError(UsageError):
 
 class RolloutError(UsageError):
     """A step of a rollout that makes no sense: an unknown, withdrawn or older release."""
+
+
+class WrongProxyError(JobFailedError):
+    """The proxy frames are not what the fleet drives."""
 
 
 class NotReleasableError(JobFailedError):

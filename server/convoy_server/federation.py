@@ -22,6 +22,7 @@ class FederationResult:
         vehicles: Training examples by vehicle id, as the vehicles declared them.
         snapshots: The last release.teachers global models, oldest first; the last one is model_N
             unless the final model is a mean of several.
+        members: Models of the last round's shards, or of single vehicles; see release.ensemble.
     """
 
     model_N: NDArray[np.float32]
@@ -30,3 +31,4 @@ class FederationResult:
     per_vehicle: Mapping[str, VehicleScore]
     vehicles: Mapping[str, int]
     snapshots: tuple[NDArray[np.float32], ...]
+    members: tuple[NDArray[np.float32], ...] = ()

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -86,6 +86,12 @@ class Settled:
     rejections: tuple[Rejection, ...] = ()
     shards: tuple[ShardRecord, ...] = ()
     clipped_share: float | None = None
+
+    def without_parts(self) -> "Settled":
+        """The same without the single updates or shards, which fill memory."""
+        if self.aggregate is None:
+            return self
+        return replace(self, aggregate=self.aggregate._replace(parts=()))
 
 
 class Intake(Protocol):

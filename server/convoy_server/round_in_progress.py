@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
 
 from convoy_protos.flower_messages import content_bytes
 from convoy_server.admission import Expectation
@@ -57,6 +59,7 @@ class RoundInProgress:
     optimizer_state: OptimizerState
     intake: Intake | None = None
     settled: Settled | None = None
+    members: tuple[NDArray[np.float32], ...] = ()
     traffic: Traffic = field(default_factory=Traffic)
     models_sent: int = 0
     replies: int = 0

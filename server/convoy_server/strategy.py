@@ -102,6 +102,8 @@ Canary = Callable[[Float32Vector], CanaryScore]
 """How a global model does on the server's own frames."""
 
 _NODE_POLL_S = 0.2
+_MAX_MEMBERS = 16
+"""Every one of them is asked about every frame when the student is distilled."""
 _EXCHANGES: dict[str, RoundPhase] = {
     CHECK_IN: "check_in",
     SHARE: "share",
@@ -306,7 +308,9 @@ class FleetStrategy(Strategy):
         current.state = stop_waiting(current.state)
         if current.state.phase is not Phase.UNMASK:
             return None, None
-        settled = current.settled = current.intake.settle()
+        settled = current.intake.settle()
+        parts = settled.aggregate.parts if settled.aggregate is not None else ()
+        settled = current.settled = settled.without_parts()
         for shard in settled.shards:
             self._helper_failures.update(shard.helpers_lost)
         current.update_uplink_bytes = sum(current.traffic.uplink.values())
@@ -325,6 +329,7 @@ class FleetStrategy(Strategy):
         current.state = finish(current.state, aggregated=step is not None)
         if step is None or settled.aggregate is None:
             return None, None
+        current.members = self._members(current, parts)
         current.model, current.optimizer_state = step
         current.update_state = self._next_update_state(settled)
         current.train_loss = settled.aggregate.train_loss
@@ -595,6 +600,20 @@ class FleetStrategy(Strategy):
         )
         return model, step.state
 
+    def _members(
+        self, current: RoundInProgress, parts: Sequence[Float32Vector]
+    ) -> tuple[Float32Vector, ...]:
+        """Models of the round's shards, or of single vehicles, if they may teach the release's student."""
+        release = self._run.release
+        shards = protection_of(self._codec) is Protection.MASKED
+        wanted = release.ensemble == "singles" or (release.ensemble == "auto" and shards)
+        near_the_end = current.state.number > self._run.round.rounds - release.teachers
+        if not (release.enabled and wanted and near_the_end) or len(parts) < 2:
+            return ()
+        base_N = current.model.model_N
+        models = (base_N + self._sent.scatter(update_M) for update_M in parts[:_MAX_MEMBERS])
+        return tuple(model_N for model_N in models if bool(np.isfinite(model_N).all()))
+
     def _collapse(self, before_N: Float32Vector, after_N: Float32Vector) -> str:
         """Why the new model must not stay; empty where it may."""
         if self._canary is None:
@@ -819,6 +838,7 @@ class FleetStrategy(Strategy):
             snapshots=(
                 (*last.snapshots, current.model.model_N)[-kept:] if done else last.snapshots
             ),
+            members=current.members if done else last.members,
             average_N=average_N,
             average_count=count,
             abandoned_in_a_row=0 if done else last.abandoned_in_a_row + 1,

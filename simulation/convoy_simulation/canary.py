@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from convoy_driving.evaluation import evaluate, torch_predictor
 from convoy_driving.models.registry import build_model
 from convoy_driving.parameters import unflatten
+from convoy_server.release.proxy import load_proxy
 from convoy_server.robust.canary import CanaryScore
 from convoy_server.strategy import Canary
-from convoy_simulation.proxy import load_proxy
 from convoy_simulation.scenario import Scenario
 
 

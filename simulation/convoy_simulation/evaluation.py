@@ -15,9 +15,9 @@ from convoy_driving.errors import ModelFileError
 from convoy_driving.evaluation import evaluate
 from convoy_driving.onnx_driver import OnnxDriver
 from convoy_driving.recordings.reader import find_recordings
+from convoy_server.release.proxy import FRAMES_FOLDER
 from convoy_simulation.fleet import FleetConfig, fleet_appearances
 from convoy_simulation.roads.closed_loop import ClosedLoopConfig, closed_loop_scores
-from convoy_simulation.vehicles import FRAMES_FOLDER
 
 FIGURES = ("balanced_accuracy", "accuracy", "throttle_mae")
 

@@ -6,15 +6,10 @@ may see.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from convoy_driving.data_config import DataConfig
-from convoy_driving.dataset import DrivingData, load_vehicle, pool
-from convoy_driving.recordings.reader import find_recordings
 from convoy_simulation.fleet import FleetConfig, cached_fleet, fleet_appearances
-from convoy_simulation.vehicles import FRAMES_FOLDER
 from convoy_simulation.worker_pool import Progress
 
 TRACK_OFFSET = 100_000
@@ -35,17 +30,3 @@ def simulated_proxy(
         vehicle={},
     )
     return cached_fleet(server, cache_dir, seed, fleet.workers, progress)
-
-
-def load_proxy(recordings: Sequence[Path], data: DataConfig, cache_dir: Path) -> DrivingData:
-    """The recordings as one set of examples.
-
-    Raises:
-        RecordingError: A path is no recording or holds nothing usable.
-    """
-    return pool(
-        [
-            load_vehicle(ref.vehicle_id, [ref.path], data, cache_dir / FRAMES_FOLDER)
-            for ref in find_recordings(recordings)
-        ]
-    )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import UserConfig
+from numpy.typing import NDArray
 
 from convoy_compression.model.tensor_ranges import TensorRanges
 from convoy_driving.parameters import load_parameters
@@ -27,6 +28,9 @@ from convoy_server.federation import FederationResult
 from convoy_server.observer import RunObserver
 from convoy_server.release.build import build_release
 from convoy_server.release.calibration_round import ask_for_ranges
+from convoy_server.release.certainty_round import ask_for_certainty
+from convoy_server.release.proxy import load_proxy
+from convoy_server.release.proxy_fit import FleetCertainty
 from convoy_server.report import on_disk
 from convoy_server.report.contract import DriveScore, Picture, Release, Report
 from convoy_server.report.travel import privacy_of, update_of
@@ -44,7 +48,7 @@ from convoy_simulation.environment import describe
 from convoy_simulation.faults import check_vehicles, client_app_factory
 from convoy_simulation.fleet import check_unseen, fleet_appearances
 from convoy_simulation.in_process_grid import InProcessGrid
-from convoy_simulation.proxy import load_proxy, simulated_proxy
+from convoy_simulation.proxy import simulated_proxy
 from convoy_simulation.report_assembly import (
     baselines_of,
     curves_of,
@@ -257,15 +261,30 @@ def release_model(
     if checkpoint is None:
         raise JobFailedError(f"{plan.out}: the checkpoint has gone; run the scenario again")
 
+    nodes = [FIRST_NODE + index for index in range(len(vehicles))]
+
     def ask_vehicles(network: bytes, names: tuple[str, ...]) -> Mapping[str, TensorRanges]:
         with _fleet_grid(scenario, plan, vehicles) as grid:
             return ask_for_ranges(
                 grid,
-                [FIRST_NODE + index for index in range(len(vehicles))],
+                nodes,
                 network,
                 names,
                 vehicles=run.release.calibration_vehicles,
                 frames=run.release.calibration_frames,
+                timeout_s=run.round.deadline_s,
+                rng=np.random.default_rng(scenario.seed),
+            )
+
+    def ask_certainty(model_N: NDArray[np.float32]) -> FleetCertainty:
+        with _fleet_grid(scenario, plan, vehicles) as grid:
+            return ask_for_certainty(
+                grid,
+                nodes,
+                model_N,
+                result.schema,
+                run,
+                vehicles=run.release.calibration_vehicles,
                 timeout_s=run.round.deadline_s,
                 rng=np.random.default_rng(scenario.seed),
             )
@@ -277,6 +296,8 @@ def release_model(
         out=plan.out,
         run_id=checkpoint.run_id,
         ask_vehicles=ask_vehicles,
+        ask_certainty=ask_certainty,
+        recordings=recordings,
         closed_loop_score=roads.score_of if roads is not None else None,
         on_progress=observer.phase,
     )

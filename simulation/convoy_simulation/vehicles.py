@@ -21,6 +21,7 @@ from convoy_privacy.party import save_party
 from convoy_privacy.sealing import SealingKey, generate_sealing_key
 from convoy_protos.errors import UsageError
 from convoy_protos.protection import Protection, protection_of
+from convoy_server.release.proxy import FRAMES_FOLDER
 from convoy_server.rounds import RoundConfig
 from convoy_simulation.fleet import FleetConfig, VehicleOverride, cached_fleet, plan_fleet
 from convoy_simulation.worker_pool import Progress, run_jobs
@@ -33,7 +34,6 @@ AGGREGATOR = "aggregator"
 """Inside the folder of the vehicles' files: the server's certificate and keys."""
 IDENTITIES_FOLDER = "identities"
 """Beside it: those of the vehicles."""
-FRAMES_FOLDER = "frames"
 """Inside the cache folder: decoded frames."""
 
 _AGREED: Final[Mapping[Protection, Literal["masked", "sealed", "none"]]] = {

@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import small_release
-from bad_models import SOUND, endless_loop
 from small_fleet import DATA
 
 from convoy_compression.model.range_observer import observed_tensors, observer_of
@@ -15,6 +13,8 @@ from convoy_edge_client.ranges_handler import ranges_of
 from convoy_edge_client.vehicle_config import load_vehicle_config
 from convoy_edge_client.warm_cache import WarmCache
 from convoy_protos.v1.federation_pb2 import CalibrationRequest
+from convoy_simulation.releases import small_release
+from convoy_simulation.releases.bad_models import SOUND, endless_loop
 
 FRAME = (small_release.HEIGHT, small_release.WIDTH)
 SMALL = dataclasses.replace(DATA, frame_height=FRAME[0], frame_width=FRAME[1])

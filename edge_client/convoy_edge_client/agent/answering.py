@@ -34,15 +34,22 @@ from convoy_protos.flower_internals import (
     node_identity,
     set_chunk_bytes,
 )
-from convoy_protos.flower_messages import EVALUATE, NOT_NOW, QUERY_PROFILE, QUERY_RANGES, TRAIN
+from convoy_protos.flower_messages import (
+    EVALUATE,
+    NOT_NOW,
+    QUERY_CERTAINTY,
+    QUERY_PROFILE,
+    QUERY_RANGES,
+    TRAIN,
+)
 from convoy_protos.run_bundle import RUN_KEY, read_run_bundle
 
 logger = logging.getLogger(__name__)
 
 MAX_INTERRUPTIONS: Final = 10
 """After so many deaths over one message it counts as their cause; a car that is parked is none of these."""
-_WORK: Final = frozenset({TRAIN, EVALUATE, QUERY_PROFILE, QUERY_RANGES})
-"""Asks for minutes of the machine, a query where recordings are new; the other messages take a moment and end what was begun."""
+_WORK: Final = frozenset({TRAIN, EVALUATE, QUERY_CERTAINTY, QUERY_PROFILE, QUERY_RANGES})
+"""Asks for minutes of the machine, or seconds; the other messages take a moment and end what was begun."""
 
 Bundle = tuple[bytes, Mapping[str, Any]]
 

@@ -374,3 +374,29 @@ class CalibrationRanges(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CalibrationRanges: _TypeAlias = CalibrationRanges  # noqa: Y015
+
+@_typing.final
+class CertaintyCounts(_message.Message):
+    """Vehicle to server, when a release is made: how sure the global model that came with the question is of
+    this vehicle's held-back frames; see convoy_driving/certainty.py.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """frames: answered with a turn by entropy, then answered with straight"""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertaintyCounts: _TypeAlias = CertaintyCounts  # noqa: Y015

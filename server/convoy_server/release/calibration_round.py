@@ -1,6 +1,5 @@
 """Ask vehicles for the ranges that calibrate a release: one Flower query, no frame in the answers."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +11,8 @@ from convoy_compression.model.tensor_ranges import TensorRanges
 from convoy_protos.errors import MalformedMessageError
 from convoy_protos.flower_messages import QUERY_RANGES, calibration_content, read_ranges
 from convoy_protos.v1.federation_pb2 import CalibrationRequest
-from convoy_server.admission import refuse_failed
 from convoy_server.errors import RefusedReplyError
-from convoy_server.vehicles import Addresses
-
-logger = logging.getLogger(__name__)
+from convoy_server.release.vehicle_query import ask_some
 
 
 def ask_for_ranges(
@@ -43,29 +39,22 @@ def ask_for_ranges(
         rng: Draws the vehicles.
 
     Returns:
-        By node: what a vehicle calls itself could be another's name. Those that refuse, fail or tell
-        what is no range are left out and logged.
+        By node; see `ask_some`.
     """
-    drawn = rng.choice(len(nodes), min(vehicles, len(nodes)), replace=False)
-    chosen = sorted(nodes[place] for place in drawn)
-    request = CalibrationRequest(observer=observer, frames=frames)
-    messages = [Message(calibration_content(request), node, QUERY_RANGES) for node in chosen]
-    addresses = Addresses(messages)
-    told: dict[str, TensorRanges] = {}
-    for reply in grid.send_and_receive(messages, timeout=timeout_s):
-        node = addresses.node_of(reply)
-        if node is None:
-            continue
-        try:
-            told[f"node-{node}"] = _ranges(reply, names)
-        except RefusedReplyError as error:
-            logger.warning("calibration: node %d told no ranges: %s", node, error)
-    logger.info("calibration: %d of %d vehicles told ranges", len(told), len(chosen))
-    return told
+    return ask_some(
+        grid,
+        nodes,
+        QUERY_RANGES,
+        calibration_content(CalibrationRequest(observer=observer, frames=frames)),
+        lambda reply: _ranges(reply, names),
+        vehicles=vehicles,
+        timeout_s=timeout_s,
+        rng=rng,
+        subject="ranges",
+    )
 
 
 def _ranges(reply: Message, names: tuple[str, ...]) -> TensorRanges:
-    refuse_failed(reply)
     try:
         ranges = read_ranges(reply.content)
         return TensorRanges(

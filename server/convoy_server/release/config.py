@@ -4,7 +4,8 @@ Section [release] of a scenario.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from convoy_driving.golden import MAX_FRAMES
@@ -18,26 +19,35 @@ class ReleaseConfig:
         enabled: Build a release when the rounds are done.
         proxy: Recordings that the server may see, for distillation, calibration and gates; empty
             means recordings of the simulator. Never the fleet's own.
+        regions: Region of proxy recordings, by their names, for the release card; those left out are in
+            none.
         proxy_frames: Frames taken from the proxy recordings at most to learn from, and as many of
             those held back to measure on; spread evenly.
         student: Registry name of the small model.
         student_width: Scales the student's channels.
         teachers: The student learns from the ensemble of this many last global models; 1 means
             from the last one alone.
+        ensemble: Who teaches besides the last global model. "auto": the models of the last round's
+            shards, weighted frame by frame by how sure they are, where a robust rule told how far it
+            trusts each; else earlier global models. "singles": also single vehicles' models where the
+            server sees them; the checkpoint then holds them. "snapshots": earlier global models.
         epochs: Passes over the proxy frames.
         batch_size: Frames a step.
         learning_rate: AdamW's peak learning rate; it falls to zero along a cosine.
         temperature: Softens the steering probabilities that the student imitates.
         photometric: Change colour, brightness and noise of the proxy frames while distilling.
         mirror: Show half of the proxy frames mirrored while distilling; the teacher sees the same.
-        prune_ratio: Share of the student's convolution channels removed after distillation; 0
-            means none.
+        prune_ratio: Share of the student's convolution channels removed where the int8 file is beyond
+            max_int8_bytes or max_int8_ms; 0 means never.
         prune_norm: Channels with the smallest norm go first.
         prune_epochs: Passes over the proxy frames after the pruning.
+        qat_epochs: Passes over the proxy frames with weights and activations rounded as int8 will round
+            them, where an int8 file is too far from float32; 0 means never.
         calibration: Where the int8 ranges come from: "vehicles" tell those of their own frames and
             show none, "proxy" takes proxy frames, "auto" asks vehicles and takes proxy frames where
             fewer than three tell.
-        calibration_vehicles: Vehicles asked at most.
+        calibration_vehicles: Vehicles asked at most, for ranges and for how sure the global model is of
+            their frames.
         calibration_frames: Frames from which a vehicle, or the server, takes the ranges.
         tensorrt: Also write an int8 file in the form that NVIDIA's TensorRT takes.
         golden_frames: Held-back proxy frames that go with the release: every vehicle lets the model
@@ -46,6 +56,9 @@ class ReleaseConfig:
             x86 without VNNI (before about 2019) sums of 8-bit products saturate, so that the same
             file answers otherwise there than elsewhere; false where no vehicle has one.
         latency_repetitions: Single-frame runs from which the median latency is taken.
+        max_proxy_distance: How far the proxy frames may be from the vehicles' frames, by how sure the
+            global model is of both: 0 alike, 1 nothing in common, which never refuses. Asked only where
+            three vehicles tell.
         max_student_accuracy_drop: Balanced accuracy that the student may lose to the global model.
         max_int8_accuracy_drop: Balanced accuracy that int8 may lose to float32.
         max_parity_difference: Largest difference of any output of the float32 file to torch.
@@ -53,16 +66,20 @@ class ReleaseConfig:
         max_steering_change: Mean difference of an int8 file's steering, in -1..1, to float32's.
         max_int8_size_ratio: Bytes of the int8 file over bytes of the float32 file.
         max_int8_latency_ratio: Median latency of int8 over float32, one thread, this machine.
+        max_int8_bytes: Bytes of the int8 file; 0 means no bound.
+        max_int8_ms: Median latency of the int8 file, one thread, this machine; 0 means no bound.
         min_closed_loop_score: Score that the int8 file must drive; asked only where a road is at
             hand.
     """
 
     enabled: bool = True
     proxy: tuple[str, ...] = ()
+    regions: Mapping[str, str] = field(default_factory=dict)
     proxy_frames: int = 2000
     student: str = "slim"
     student_width: float = 1.0
     teachers: int = 3
+    ensemble: Literal["auto", "snapshots", "singles"] = "auto"
     epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -72,6 +89,7 @@ class ReleaseConfig:
     prune_ratio: float = 0.0
     prune_norm: Literal["l1", "l2"] = "l1"
     prune_epochs: int = 5
+    qat_epochs: int = 0
     calibration: Literal["auto", "vehicles", "proxy"] = "auto"
     calibration_vehicles: int = 20
     calibration_frames: int = 128
@@ -79,6 +97,7 @@ class ReleaseConfig:
     golden_frames: int = 8
     seven_bit_weights: bool = True
     latency_repetitions: int = 200
+    max_proxy_distance: float = 0.4
     max_student_accuracy_drop: float = 0.05
     max_int8_accuracy_drop: float = 0.01
     max_parity_difference: float = 1e-4
@@ -86,6 +105,8 @@ class ReleaseConfig:
     max_steering_change: float = 0.005
     max_int8_size_ratio: float = 0.30
     max_int8_latency_ratio: float = 0.70
+    max_int8_bytes: int = 0
+    max_int8_ms: float = 0.0
     min_closed_loop_score: float = 0.2
 
     def __post_init__(self) -> None:
@@ -95,6 +116,8 @@ class ReleaseConfig:
             ("epochs", 1),
             ("batch_size", 1),
             ("prune_epochs", 0),
+            ("qat_epochs", 0),
+            ("max_int8_bytes", 0),
             ("calibration_vehicles", 3),
             ("calibration_frames", 16),
             ("golden_frames", 1),
@@ -119,6 +142,7 @@ class ReleaseConfig:
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"{name} must be positive, got {value}")
         for name in (
+            "max_proxy_distance",
             "max_student_accuracy_drop",
             "max_int8_accuracy_drop",
             "min_int8_agreement",
@@ -128,6 +152,13 @@ class ReleaseConfig:
                 raise ValueError(f"{name} must be in 0..1, got {value}")
         if not 0.0 <= self.prune_ratio < 1.0:
             raise ValueError(f"prune_ratio must be in 0..1 (1 excluded), got {self.prune_ratio}")
+        if not (math.isfinite(self.max_int8_ms) and self.max_int8_ms >= 0.0):
+            raise ValueError(f"max_int8_ms must not be negative, got {self.max_int8_ms}")
+        if self.prune_ratio and not (self.max_int8_bytes or self.max_int8_ms):
+            raise ValueError(
+                "prune_ratio needs max_int8_bytes or max_int8_ms: channels are removed where the int8 "
+                "file is beyond one of them"
+            )
         if not math.isfinite(self.min_closed_loop_score):
             raise ValueError(
                 f"min_closed_loop_score must be a number, got {self.min_closed_loop_score}"

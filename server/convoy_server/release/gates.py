@@ -1,6 +1,7 @@
 """What a release must reach before a vehicle may have it, as pure functions of what was measured.
 
 gate                     value                                          must be
+proxy_distance           certainty on proxy frames to that on vehicles' at most the limit
 student_accuracy_drop    balanced accuracy: global model - student      at most the limit
 int8_accuracy_drop       balanced accuracy: float32 file - int8 file    at most
 parity_difference        largest difference: float32 file to torch      at most
@@ -10,7 +11,12 @@ trt_agreement            as int8_agreement, of the file for TensorRT      at lea
 trt_steering_change      as int8_steering_change, likewise                at most
 int8_size_ratio          bytes: int8 file / float32 file                at most
 int8_latency_ratio       median latency: int8 / float32, one thread     at most
+int8_bytes               size of the int8 file                          at most
+int8_ms                  median latency of int8, one thread             at most
 closed_loop_score        what the int8 file drove                       at least
+
+The first one is there where enough vehicles told how sure the global model is of their frames, the last
+three where a limit or a road is.
 """
 
 import math
@@ -20,6 +26,7 @@ from typing import Final
 from convoy_server.release.config import ReleaseConfig
 from convoy_server.report.contract import Gate
 
+PROXY_DISTANCE: Final = "proxy_distance"
 AT_LEAST: Final = frozenset({"int8_agreement", "trt_agreement", "closed_loop_score"})
 """Gates whose limit is a lower one."""
 
@@ -29,6 +36,7 @@ class Measurements:
     """What is known of a candidate; None where it did not get that far.
 
     Attributes:
+        proxy_distance: Of the proxy frames to the vehicles', by certainty; None also where too few told.
         global_accuracy: Balanced accuracy of the global model on the held-back proxy frames.
         student_accuracy: The same of the student, in torch.
         fp32_accuracy: The same of the float32 file.
@@ -46,6 +54,7 @@ class Measurements:
         closed_loop_score: What the int8 file drove; stays None where there is no road.
     """
 
+    proxy_distance: float | None = None
     global_accuracy: float | None = None
     student_accuracy: float | None = None
     fp32_accuracy: float | None = None
@@ -71,7 +80,8 @@ def judge(measured: Measurements, config: ReleaseConfig, *, closed_loop: bool) -
         config: The limits.
         closed_loop: Whether a road is at hand; without one there is no closed-loop gate.
     """
-    values_and_limits = {
+    values_and_limits: dict[str, tuple[float | None, float]] = {
+        PROXY_DISTANCE: (measured.proxy_distance, config.max_proxy_distance),
         "student_accuracy_drop": (
             _drop(measured.global_accuracy, measured.student_accuracy),
             config.max_student_accuracy_drop,
@@ -93,15 +103,23 @@ def judge(measured: Measurements, config: ReleaseConfig, *, closed_loop: bool) -
             _ratio(measured.int8_p50_ms, measured.fp32_p50_ms),
             config.max_int8_latency_ratio,
         ),
+        "int8_bytes": (measured.int8_bytes, config.max_int8_bytes),
+        "int8_ms": (measured.int8_p50_ms, config.max_int8_ms),
+        "closed_loop_score": (measured.closed_loop_score, config.min_closed_loop_score),
     }
-    if not config.tensorrt:
-        del values_and_limits["trt_agreement"], values_and_limits["trt_steering_change"]
-    if closed_loop:
-        values_and_limits["closed_loop_score"] = (
-            measured.closed_loop_score,
-            config.min_closed_loop_score,
-        )
-    return tuple(gate(name, value, limit) for name, (value, limit) in values_and_limits.items())
+    asked = {
+        PROXY_DISTANCE: measured.proxy_distance is not None,
+        "trt_agreement": config.tensorrt,
+        "trt_steering_change": config.tensorrt,
+        "int8_bytes": config.max_int8_bytes > 0,
+        "int8_ms": config.max_int8_ms > 0.0,
+        "closed_loop_score": closed_loop,
+    }
+    return tuple(
+        gate(name, value, limit)
+        for name, (value, limit) in values_and_limits.items()
+        if asked.get(name, True)
+    )
 
 
 def gate(name: str, value: float | None, limit: float) -> Gate:

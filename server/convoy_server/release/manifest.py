@@ -14,6 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
+import convoy_compression
+import convoy_driving
+import convoy_protos
+import convoy_server
 from convoy_driving.steering_classes import CLASS_ANGLES, CLASS_NAMES
 from convoy_protos.release_manifest import MANIFEST, MANIFEST_SCHEMA, MODEL_SCHEMA, Variant
 from convoy_server.federation import FederationResult
@@ -221,6 +225,17 @@ def broken_files(folder: Path) -> list[str]:
         if not (folder / name).is_file()
         or sha256((folder / name).read_bytes()) != expected["sha256"]
     ]
+
+
+def code_digest() -> str:
+    """SHA-256 over the sources of every Convoy package that makes releases, in hexadecimal."""
+    digest = hashlib.sha256()
+    for package in (convoy_protos, convoy_compression, convoy_driving, convoy_server):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def sha256(data: bytes) -> str:

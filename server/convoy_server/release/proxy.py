@@ -5,14 +5,21 @@ They are recordings of the simulator or a set that the user names, never the fle
 
 # Shapes: N frames, M frames held back, H height, W width, 3 colour channels.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convoy_driving.data_config import DataConfig
-from convoy_driving.dataset import DrivingData
+from convoy_driving.dataset import DrivingData, load_vehicle, pool
+from convoy_driving.recordings.reader import find_recordings
 from convoy_protos.errors import UsageError
+
+FRAMES_FOLDER: Final = "frames"
+"""Of a cache folder: decoded frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,20 @@ def choose_proxy_frames(dataset: DrivingData, data: DataConfig, limit: int) -> P
             f"got {_size(train_NHWC.shape[1:])}; load the proxy recordings with the run's [data]"
         )
     return ProxyFrames(dataset, train_NHWC, chosen_held, dataset.frames_at(chosen_held))
+
+
+def load_proxy(recordings: Sequence[Path], data: DataConfig, cache_dir: Path) -> DrivingData:
+    """The recordings as one set of examples.
+
+    Raises:
+        RecordingError: A path is no recording or holds nothing usable.
+    """
+    return pool(
+        [
+            load_vehicle(ref.vehicle_id, [ref.path], data, cache_dir / FRAMES_FOLDER)
+            for ref in find_recordings(recordings)
+        ]
+    )
 
 
 def _spread(indices: NDArray[np.int64], limit: int) -> NDArray[np.int64]:

@@ -167,6 +167,7 @@ class Release:
         sha256: Of model.int8.onnx.
         reasons: Why it was refused, in words.
         warnings: What a person should know although it was not refused.
+        card: The release card's page, relative to the report; empty: there is none.
     """
 
     accepted: bool
@@ -181,6 +182,7 @@ class Release:
     sha256: str | None
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    card: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

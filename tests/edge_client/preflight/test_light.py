@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_release
 
 import convoy_driving.golden
 import convoy_driving.onnx_driver
@@ -18,6 +17,7 @@ import convoy_protos.findings
 import convoy_protos.release_manifest
 import convoy_protos.settings
 from convoy_protos.release_manifest import Variant
+from convoy_simulation.releases import small_release
 
 DRIVE = """
 import json, re, sys

@@ -3,13 +3,17 @@
 import numpy as np
 import onnx
 import pytest
-import small_release
-from bad_models import BAD_MODELS, SOUND, memory_bomb_of_allowed_operators
 from onnx import helper
 
 from convoy_edge_client.preflight.model_file import OPERATORS, driver_contract, examine
 from convoy_edge_client.preflight.preflight_config import FileLimits
 from convoy_protos.findings import Level, problems
+from convoy_simulation.releases import small_release
+from convoy_simulation.releases.bad_models import (
+    BAD_MODELS,
+    SOUND,
+    memory_bomb_of_allowed_operators,
+)
 
 CHECKS = ["format", "operators", "external data", "weights", "contract"]
 

@@ -7,14 +7,6 @@ import stat
 import sys
 
 import pytest
-import small_release
-from bad_models import (
-    BAD_MODELS,
-    SOUND,
-    endless_loop,
-    flipped_bit,
-    memory_bomb_of_allowed_operators,
-)
 
 from convoy_driving.golden import Answers
 from convoy_edge_client.errors import WorkerError
@@ -28,6 +20,14 @@ from convoy_edge_client.preflight.worker import TRY_OUT
 from convoy_protos.findings import Level, problems
 from convoy_protos.release_manifest import Variant, read_manifest
 from convoy_protos.settings import to_table
+from convoy_simulation.releases import small_release
+from convoy_simulation.releases.bad_models import (
+    BAD_MODELS,
+    SOUND,
+    endless_loop,
+    flipped_bit,
+    memory_bomb_of_allowed_operators,
+)
 
 # Nothing here depends on how fast this machine is.
 PATIENT = PreflightConfig(

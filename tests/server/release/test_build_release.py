@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 from convoy_compression.model.errors import QuantizationError
 from convoy_compression.model.tensor_ranges import observe
+from convoy_driving.certainty import COUNTS, certainty_counts
 from convoy_driving.data_config import DataConfig
 from convoy_driving.dataset import VehicleDataset
+from convoy_driving.evaluation import torch_predictor
 from convoy_driving.golden import Answers, read_golden
 from convoy_driving.models.registry import ModelConfig, build_model
 from convoy_driving.onnx_driver import OnnxDriver
@@ -18,10 +21,11 @@ from convoy_driving.parameters import flatten, schema_of
 from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.release_manifest import Variant, read_manifest
 from convoy_server.federation import FederationResult
-from convoy_server.release import build
+from convoy_server.release import build, candidate
 from convoy_server.release.build import build_release, proxy_warnings
 from convoy_server.release.config import ReleaseConfig
 from convoy_server.release.manifest import broken_files
+from convoy_server.release.proxy_fit import FleetCertainty
 from convoy_server.report.contract import Release
 from convoy_server.run_config import RunConfig
 
@@ -104,13 +108,15 @@ def test_a_release_that_passes_stands_complete_in_its_folder(accepted):
     assert outcome.report.accepted, outcome.report.reasons
     assert outcome.folder == out / "release"
     assert sorted(files(outcome.folder)) == [
+        "card.html",
+        "card.json",
         "golden.npz",
         "manifest.json",
         "model.fp32.onnx",
         "model.int8-trt.onnx",
         "model.int8.onnx",
     ]
-    assert [path.name for path in out.iterdir()] == ["release"]
+    assert sorted(path.name for path in out.iterdir()) == ["release", "release_inputs.json"]
     assert broken_files(outcome.folder) == []
 
 
@@ -305,13 +311,18 @@ def test_a_model_that_cannot_be_quantized_is_refused_not_a_crash(tmp_path, monke
     def fail(*_, **__):
         raise QuantizationError("onnxruntime cannot quantize the network: too many bins")
 
-    monkeypatch.setattr(build, "quantize_int8", fail)
+    monkeypatch.setattr(candidate, "quantize_int8", fail)
 
     outcome = release(tmp_path)
 
     assert not outcome.report.accepted
     assert outcome.report.reasons == ("onnxruntime cannot quantize the network: too many bins",)
-    assert sorted(files(outcome.folder)) == ["manifest.json", "model.fp32.onnx"]
+    assert sorted(files(outcome.folder)) == [
+        "card.html",
+        "card.json",
+        "manifest.json",
+        "model.fp32.onnx",
+    ]
 
 
 @pytest.mark.slow
@@ -333,7 +344,12 @@ def test_every_form_of_steering_ends_in_the_same_contract(tmp_path, steering):
 @pytest.mark.slow
 def test_a_pruned_student_is_smaller(accepted, tmp_path):
     _, whole, _ = accepted
-    run = replace(RUN, release=replace(EASY, prune_ratio=0.3, prune_epochs=1))
+    run = replace(
+        RUN,
+        release=replace(
+            EASY, prune_ratio=0.3, prune_epochs=1, max_int8_bytes=whole.report.int8_bytes - 1
+        ),
+    )
 
     pruned = release(tmp_path, run)
 
@@ -383,3 +399,112 @@ def test_a_person_is_warned_of_frames_unlike_the_fleets(accuracy, entropy, warne
 
     assert len(warnings) == len(warned)
     assert all(words in warning for words, warning in zip(warned, warnings, strict=True))
+
+
+def sure_fleet():
+    """What vehicles tell of frames to which the global model surely says straight."""
+    counts = np.zeros(COUNTS, np.int64)
+    counts[COUNTS // 2] = 400
+    return FleetCertainty(counts_C=counts, vehicles=4)
+
+
+def test_proxy_frames_of_another_world_are_refused_with_the_figures(tmp_path):
+    outcome = release(tmp_path, ask_certainty=lambda _: sure_fleet())
+
+    assert not outcome.report.accepted
+    (reason,) = outcome.report.reasons
+    assert re.match(
+        r"proxy_distance is (1|0\.\d+), must be at most 0\.4: on the proxy frames the global model has "
+        r"entropy 0\.\d\d of 1 and says straight to \d+%, on 400 frames of 4 vehicles 0\.05 and 100%; "
+        r"name recordings",
+        reason,
+    )
+    assert outcome.report.gates[0].name == "proxy_distance"
+    assert [gate.value for gate in outcome.report.gates[1:]] == [None] * 9
+    assert sorted(files(outcome.folder)) == ["card.html", "card.json", "manifest.json"]
+
+
+@pytest.mark.slow
+def test_proxy_frames_like_the_fleets_pass(tmp_path):
+    def certainty(model_N):
+        assert model_N is not None
+        model = build_model(RUN.model, SIZE, SIZE, 2)
+        counts = certainty_counts(
+            torch_predictor(model), proxy_frames(seed=9, count=120).frames_NHWC
+        )
+        return FleetCertainty(counts_C=counts, vehicles=3)
+
+    outcome = release(tmp_path, ask_certainty=certainty)
+
+    assert outcome.report.accepted, outcome.report.reasons
+    assert outcome.report.gates[0].name == "proxy_distance"
+    assert not any("not compared" in warning for warning in outcome.report.warnings)
+
+
+@pytest.mark.slow
+def test_a_student_too_far_from_float32_is_trained_for_int8(tmp_path):
+    strict = replace(EASY, max_steering_change=1e-9, qat_epochs=1)
+
+    outcome = release(tmp_path, replace(RUN, release=strict))
+
+    card = json.loads((outcome.folder / "card.json").read_text())
+    assert card["teaching"]["remedies"] == ["trained for int8"]
+    assert any("int8_steering_change" in reason for reason in outcome.report.reasons)
+
+
+@pytest.mark.slow
+def test_the_card_tells_what_a_signer_should_know(accepted):
+    _, outcome, _ = accepted
+    card = json.loads((outcome.folder / "card.json").read_text())
+    page = (outcome.folder / "card.html").read_text()
+    manifest = json.loads((outcome.folder / "manifest.json").read_text())
+
+    assert {"card.json", "card.html"} < manifest["files"].keys()  # signed with the rest
+    assert card["schema"] == "convoy.card/1"
+    assert card["accepted"] is True
+    assert {"name", "value", "limit", "bound", "passed"} == card["gates"][0].keys()
+    assert {part["by"] for part in card["slices"]} == {"turn", "brightness", "vehicle"}
+    assert sum(part["frames"] for part in card["slices"] if part["by"] == "turn") == 20
+    assert card["lineage"]["origin"]["run_id"] == "run-1"
+    assert len(card["lineage"]["code_sha256"]) == 64
+    assert card["measured"]["closed_loop_score"] == 1.0
+    assert "No epsilon is stated" in card["privacy_statement"]
+    assert card["privacy_statement"] in page
+    assert card["machine"] in page.replace("&#39;", "'")
+    assert outcome.report.card == "release/card.html"
+    assert not re.search(r"(src|href)=|<script|@import", page)
+
+
+@pytest.mark.slow
+def test_a_region_is_a_slice_where_recordings_have_one(tmp_path):
+    run = replace(RUN, release=replace(EASY, regions={"simulator": "north"}))
+
+    card = json.loads((release(tmp_path, run).folder / "card.json").read_text())
+
+    (region,) = [part for part in card["slices"] if part["by"] == "region"]
+    assert (region["name"], region["frames"]) == ("north", 20)
+
+
+@pytest.mark.slow
+def test_what_vehicles_told_makes_the_same_release_again(tmp_path):
+    def vehicles(observer, _):
+        return {
+            f"car{seed}": observe(observer, proxy_frames(seed=seed).frames_NHWC)
+            for seed in range(3)
+        }
+
+    first = release(tmp_path / "run", ask_vehicles=vehicles)
+
+    again = release(tmp_path / "again", answers_from=tmp_path / "run")
+
+    for name in ("model.fp32.onnx", "model.int8.onnx", "model.int8-trt.onnx", "golden.npz"):
+        assert files(again.folder)[name] == files(first.folder)[name]
+    assert OnnxDriver(again.folder / "model.int8.onnx").metadata["convoy.calibration"] == "vehicles"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": "x"}', '{"schema": 1, "ranges": 3}'])
+def test_broken_answers_are_wrong_input(tmp_path, text):
+    (tmp_path / "release_inputs.json").write_text(text)
+
+    with pytest.raises(UsageError, match=r"release_inputs\.json: not what a release wrote"):
+        release(tmp_path)

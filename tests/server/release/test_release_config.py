@@ -10,7 +10,9 @@ from convoy_server.release.config import ReleaseConfig
 
 
 def test_the_section_survives_a_trip_through_a_table():
-    config = ReleaseConfig(proxy=("proxy/tub_1",), student="textbook", prune_ratio=0.25)
+    config = ReleaseConfig(
+        proxy=("proxy/tub_1",), student="textbook", prune_ratio=0.25, max_int8_ms=3.0
+    )
 
     assert from_table(ReleaseConfig, to_table(config) | {"proxy": ["proxy/tub_1"]}, "x") == config
 
@@ -28,6 +30,12 @@ def test_the_section_survives_a_trip_through_a_table():
         ("temperature", 0.0),
         ("temperature", math.nan),
         ("learning_rate", math.inf),
+        ("prune_ratio", 0.3),  # of which file would it be too much?
+        ("max_int8_bytes", -1),
+        ("max_int8_ms", -0.5),
+        ("qat_epochs", -1),
+        ("max_proxy_distance", 1.1),
+        ("ensemble", "everybody"),
         ("prune_ratio", 1.0),  # nothing would be left
         ("prune_norm", "l3"),
         ("max_int8_accuracy_drop", -0.1),  # a drop is counted downwards

@@ -5,60 +5,63 @@ many of them run.
 """
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import onnx
-import small_release
 from onnx import TensorProto, helper, numpy_helper
 
+from convoy_simulation.releases import small_release
 
-def _changed(change):
+
+def _changed(change: Callable[[onnx.ModelProto], object]) -> bytes:
     made = small_release.model()
     change(made)
     return made.SerializeToString()
 
 
-def _fill(made, name, value):
+def _fill(made: onnx.ModelProto, name: str, value: float) -> None:
     (tensor,) = [item for item in made.graph.initializer if item.name == name]
     values = np.full(tuple(tensor.dims), value, np.float32)
     tensor.CopyFrom(numpy_helper.from_array(values, name))
 
 
-def _opset(version):
-    def change(made):
+def _opset(version: int) -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         made.opset_import[0].version = version
 
     return _changed(change)
 
 
-def _ir(version):
+def _ir(version: int) -> bytes:
     return _changed(lambda made: setattr(made, "ir_version", version))
 
 
-def _custom_operator():
-    def change(made):
+def _custom_operator() -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         made.graph.node[0].domain = "com.evil"
         made.opset_import.append(helper.make_opsetid("com.evil", 1))
 
     return _changed(change)
 
 
-def _other_input_name():
-    def change(made):
+def _other_input_name() -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         made.graph.input[0].name = made.graph.node[0].input[0] = "img"
 
     return _changed(change)
 
 
-def _size(axis, size):
-    def change(made):
+def _size(axis: int, size: int) -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         made.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
 
     return _changed(change)
 
 
-def _external(location):
-    def change(made):
+def _external(location: str) -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         tensor = made.graph.initializer[1]
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
@@ -68,7 +71,12 @@ def _external(location):
     return _changed(change)
 
 
-def _graph(nodes, inputs, outputs, constants):
+def _graph(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Mapping[str, np.ndarray[Any, Any]],
+) -> bytes:
     graph = helper.make_graph(
         nodes,
         "bad",
@@ -80,7 +88,7 @@ def _graph(nodes, inputs, outputs, constants):
     return made.SerializeToString()
 
 
-def endless_loop():
+def endless_loop() -> bytes:
     """The driver, with a loop in front that never ends."""
     kinds = {"trip": TensorProto.INT64, "go": TensorProto.BOOL, "go_on": TensorProto.BOOL}
     values = {name: helper.make_tensor_value_info(name, kind, []) for name, kind in kinds.items()}
@@ -103,7 +111,7 @@ def endless_loop():
     return made.SerializeToString()
 
 
-def memory_bomb_of_allowed_operators():
+def memory_bomb_of_allowed_operators() -> bytes:
     """The driver, with a terabyte in front that it does not even need: Expand is on the list."""
     nodes = [
         helper.make_node("Expand", ["one", "huge"], ["wide"]),
@@ -124,7 +132,7 @@ def memory_bomb_of_allowed_operators():
     return made.SerializeToString()
 
 
-def _memory_bomb():
+def _memory_bomb() -> bytes:
     constant = helper.make_node("ConstantOfShape", ["shape"], ["throttle"])
     return _graph(
         [constant],
@@ -134,59 +142,59 @@ def _memory_bomb():
     )
 
 
-def _claims_more_than_it_stores():
-    def change(made):
+def _claims_more_than_it_stores() -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         made.graph.initializer[1].dims[0] = 2**40
 
     return _changed(change)
 
 
-def _axes(*sizes):
-    def change(made):
+def _axes(*sizes: int) -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         del made.graph.initializer[1].dims[:]
         made.graph.initializer[1].dims.extend(sizes)
 
     return _changed(change)
 
 
-def _function():
-    def change(made):
+def _function() -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         function = made.functions.add(name="Relu", domain="", output=["y"], input=["x"])
         function.opset_import.append(helper.make_opsetid("", 18))
 
     return _changed(change)
 
 
-def _infinite_attribute():
-    def change(made):
+def _infinite_attribute() -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         gemm = next(node for node in made.graph.node if node.op_type == "Gemm")
         gemm.attribute.append(helper.make_attribute("alpha", float("inf")))
 
     return _changed(change)
 
 
-def _double_weights():
-    def change(made):
+def _double_weights() -> bytes:
+    def change(made: onnx.ModelProto) -> None:
         values = numpy_helper.to_array(made.graph.initializer[1]).astype(np.float64)
         made.graph.initializer[1].CopyFrom(numpy_helper.from_array(values, "kernel"))
 
     return _changed(change)
 
 
-def _no_schema():
+def _no_schema() -> bytes:
     return _changed(lambda made: made.ClearField("metadata_props"))
 
 
-def _rotten():
+def _rotten() -> bytes:
     content = bytearray(SOUND)
     for place in np.random.default_rng(1).integers(0, len(content), 200):
         content[place] ^= 0xFF
     return bytes(content)
 
 
-SOUND = small_release.model().SerializeToString()
+SOUND: Final = small_release.model().SerializeToString()
 
-BAD_MODELS = {
+BAD_MODELS: Final = {
     "empty": (b"", "format"),
     "captive_portal": (b"<html>log in to the network</html>", "format"),
     "random": (np.random.default_rng(0).bytes(5000), "format"),

@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from convoy_driving.golden import Answers, GoldenVectors, golden_bytes
@@ -21,7 +23,7 @@ _FEATURES = 4 * 7 * 9
 def model(
     *,
     extra_nodes: Sequence[onnx.NodeProto] = (),
-    extra_constants: Mapping[str, np.ndarray] | None = None,
+    extra_constants: Mapping[str, np.ndarray[Any, Any]] | None = None,
     seed: int = 0,
 ) -> onnx.ModelProto:
     """Frames -> Cast, Transpose, scale -> Conv, Relu -> Flatten -> Gemm -> Softmax; throttle is zero.
@@ -69,7 +71,7 @@ def model(
     return made
 
 
-def frames(count: int = 3) -> np.ndarray:
+def frames(count: int = 3) -> NDArray[np.uint8]:
     """Noise, uint8 (count, HEIGHT, WIDTH, 3)."""
     return np.random.default_rng(1).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
