@@ -59,6 +59,7 @@ from convoy_protos.errors import MalformedMessageError, ProtocolError, SettingsE
 from convoy_protos.release_manifest import read_manifest
 from convoy_protos.settings import to_table
 from convoy_protos.v1.federation_pb2 import (
+    CertaintyCounts,
     Evaluation,
     RoundInstructions,
     Trained,
@@ -353,6 +354,11 @@ def every_decoder() -> Mapping[str, Decoder]:
             "profile",
             flower_messages.read_profile,
             VehicleProfile(vehicle_id="car1").SerializeToString(),
+        ),
+        "certainty": (
+            "certainty",
+            flower_messages.read_certainty,
+            CertaintyCounts(counts=range(20)).SerializeToString(),
         ),
     }
     return {
