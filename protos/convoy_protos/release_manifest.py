@@ -4,6 +4,7 @@
     model.int8.onnx       variant int8-cpu   activations uint8, weights int8 per channel
     model.int8-trt.onnx   variant int8-trt   int8, symmetric, zero point 0
     golden.npz            frames, and what each variant answers to them where it was made
+    card.json, card.html  for people: gates, slices, lineage, privacy; vehicles skip them
     manifest.json         what is in the folder, and where the model comes from
 
 The server writes manifest.json (convoy_server.release.manifest says what else is in it); a vehicle

@@ -1,5 +1,6 @@
 """A whole federated run over an in-process fleet, with vehicles that misbehave in every known way."""
 
+import dataclasses
 import gc
 import json
 import weakref
@@ -22,6 +23,8 @@ from convoy_server.errors import (
     TooManyAbandonedRoundsError,
 )
 from convoy_server.observer import SilentObserver
+from convoy_server.release.config import ReleaseConfig
+from convoy_server.robust.registry import RobustConfig
 from convoy_server.strategy import FleetStrategy
 
 
@@ -68,6 +71,32 @@ def test_a_run_counts_its_vehicles_and_bytes(tmp_path):
     assert set(result.per_vehicle) == {"car0", "car1", "car2", "car3"}
     assert len(result.snapshots) == 2
     np.testing.assert_array_equal(result.snapshots[-1], result.model_N)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ensemble", "members"),
+    [
+        ("geometric_median", "singles", 4),
+        ("geometric_median", "auto", 0),  # who sees single vehicles' models does not keep them
+        ("coordinate_median", "singles", 0),  # vouches for nobody
+        ("mean", "singles", 0),  # adds up as they come
+    ],
+)
+def test_models_of_the_last_round_are_kept_to_teach_where_they_may(
+    tmp_path, rule, ensemble, members
+):
+    run = dataclasses.replace(
+        small_run(rounds=2),
+        aggregation=RobustConfig(rule=rule),
+        release=ReleaseConfig(teachers=2, ensemble=ensemble),
+    )
+    with fleet_grid((), 4) as grid:
+        result = run_federation(grid, run, tmp_path, resume=False)
+
+    assert len(result.members) == members
+    kept = load_checkpoint(tmp_path / "checkpoint").members
+    for kept_N, member_N in zip(kept, result.members, strict=True):
+        np.testing.assert_array_equal(kept_N, member_N)
 
 
 HOSTILE = [

@@ -118,7 +118,7 @@ def memory_bomb_of_allowed_operators() -> bytes:
         helper.make_node("ReduceMean", ["wide"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["one", "mean"], ["factor"]),
     ]
-    constants = {
+    constants: dict[str, np.ndarray[Any, Any]] = {
         "one": np.ones(1, np.float32),
         "huge": np.array([100_000, 100_000, 25], np.int64),
     }

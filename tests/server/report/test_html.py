@@ -334,3 +334,11 @@ def test_where_vehicles_give_scores_to_sums_only_there_is_no_table_of_vehicles(
     assert "Fleet: accuracy" in text
     assert "Worst vehicle" not in text
     assert "worst served first" not in text
+
+
+def test_the_page_links_to_the_release_card_where_there_is_one(full_report, run_dir):
+    release = dataclasses.replace(full_report.release, card="release/card.html")
+    linked = html.render(dataclasses.replace(full_report, release=release), run_dir)
+
+    assert '<a href="release/card.html">Release card</a>' in linked
+    assert "Release card" not in html.render(full_report, run_dir)
