@@ -59,12 +59,9 @@ from convoy_protos.errors import MalformedMessageError, ProtocolError, SettingsE
 from convoy_protos.release_manifest import read_manifest
 from convoy_protos.settings import to_table
 from convoy_protos.v1.federation_pb2 import (
-<<<<<<< HEAD
     CalibrationRanges,
     CalibrationRequest,
-=======
     CertaintyCounts,
->>>>>>> w6
     Evaluation,
     RoundInstructions,
     Trained,
@@ -360,7 +357,6 @@ def every_decoder() -> Mapping[str, Decoder]:
             flower_messages.read_profile,
             VehicleProfile(vehicle_id="car1").SerializeToString(),
         ),
-<<<<<<< HEAD
         "calibration": (
             "calibration",
             flower_messages.read_calibration,
@@ -370,12 +366,11 @@ def every_decoder() -> Mapping[str, Decoder]:
             "ranges",
             flower_messages.read_ranges,
             CalibrationRanges(low=[0.0, -1.0], high=[1.0, 2.0]).SerializeToString(),
-=======
+        ),
         "certainty": (
             "certainty",
             flower_messages.read_certainty,
             CertaintyCounts(counts=range(20)).SerializeToString(),
->>>>>>> w6
         ),
     }
     return {
