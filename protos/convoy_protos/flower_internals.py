@@ -82,6 +82,11 @@ def set_message_id(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
+def set_replied_to(reply: Message, message_id: str) -> None:
+    """Make it the reply to another message, which asked for the same."""
+    reply.metadata.__dict__["_reply_to_message_id"] = message_id
+
+
 def message_with_content(message: Message, content: RecordDict) -> Message:
     """The same message with other content; the metadata is shared."""
     return make_message(metadata=message.metadata, content=content)
@@ -787,14 +792,11 @@ def _impatient_grid(private_address: str, token: str) -> Any:
             super().__init__(private_address, insecure=True, token=token)
             self._coming: dict[str, _ComingReply] = {}
 
-        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-            """Whoever asks anew waits no more for what was asked before."""
-            self._coming.clear()
-            return super().push_messages(messages)
-
         def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
             """Replies to these that have come whole; the next one is put together when it is asked for."""
             asked = list(message_ids)
+            # Nobody waits for the others any more.
+            self._coming = {key: self._coming[key] for key in asked if key in self._coming}
             unseen = [key for key in asked if key not in self._coming]
             if unseen:
                 request = PullAppMessagesRequest(message_ids=unseen)

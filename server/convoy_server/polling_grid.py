@@ -4,21 +4,43 @@ Flower's own grids return a list that holds every reply of the cohort, and look 
 three seconds. This one takes one message at a time, often while replies come and seldom while
 none do, and hands each over before it takes the next. A reply is found late by a tenth of the time
 since the one before, so that looking for it costs little beside waiting for it.
+
+Flower hands a message out once: it is lost if whoever takes it dies before it is kept, the SuperLink or the
+vehicle. What a vehicle answers with the same bytes however often it is asked is therefore asked again.
 """
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+
+from convoy_protos.flower_internals import set_replied_to
+from convoy_protos.flower_messages import (
+    CHECK_IN,
+    HELPED_UPLOAD,
+    MASK_SUM,
+    QUERY_PROFILE,
+    SHARE,
+    UNMASK,
+    UPLOAD,
+)
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 2.0
 CLOCK_SLACK_S: Final = 120.0
 """How far a vehicle's clock may be off: its reply is dated by it and must not seem older than its message."""
 _LATE_SHARE: Final = 0.1
+
+
+ASKED_AGAIN: Final = frozenset(
+    {CHECK_IN, SHARE, UPLOAD, UNMASK, HELPED_UPLOAD, MASK_SUM, QUERY_PROFILE}
+)
+"""A second question of these kinds gets the bytes of the first answer, and costs next to nothing."""
+_AGAIN_SHARE: Final = 1.0 / 3.0
 
 
 class PollingGrid(Grid):
@@ -42,7 +64,8 @@ class PollingGrid(Grid):
     ) -> Iterator[Message]:
         """Send all, then yield replies as they come, until all came or `timeout` seconds passed.
 
-        A message that could not be sent has no reply. With a timeout messages expire soon after it: else a
+        A message that could not be sent has no reply. One of the kinds in ASKED_AGAIN is sent once more to
+        who is silent when a third of the time has passed. With a timeout messages expire soon after it: else a
         vehicle could come back to work that nobody waits for, within Flower's 12 hours.
         """
         sent = list(messages)
@@ -52,16 +75,28 @@ class PollingGrid(Grid):
             for message in sent:
                 message.metadata.ttl = timeout + CLOCK_SLACK_S
         # Flower's grid puts None in place of what it could not push.
-        waiting = [key for key in self._grid.push_messages(sent) if key]
+        keys = [key or "" for key in self._grid.push_messages(sent)]
+        # What is waited for, by what was asked first.
+        first = {key: key for key in keys if key}
+        waiting = list(first)
         news_s = self._now_s()
+        again_s = math.inf if timeout is None else news_s + _AGAIN_SHARE * timeout
         while waiting and (end_s is None or self._now_s() < end_s):
             begin_s = self._now_s()
+            if begin_s >= again_s:
+                again_s = math.inf
+                silent = {key: one for key, one in zip(keys, sent, strict=True) if key in waiting}
+                waiting += self._ask_again(silent, first)
             answered: set[str] = set()
             for key, box in self._boxes(waiting):
-                answered.add(key)
+                if first[key] in answered:
+                    continue
+                answered.add(first[key])
+                if first[key] != key:
+                    set_replied_to(box[0], first[key])
                 # Popped and not named: the next reply must not find this one still held.
                 yield box.pop()
-            waiting = [key for key in waiting if key not in answered]
+            waiting = [key for key in waiting if first[key] not in answered]
             if not waiting:
                 return
             if answered:
@@ -86,6 +121,15 @@ class PollingGrid(Grid):
         for key in waiting:
             if box := list(self._grid.pull_messages([key])):
                 yield key, box
+
+    def _ask_again(self, silent: Mapping[str, Message], first: dict[str, str]) -> list[str]:
+        """New messages for those that may be asked again; notes in `first` what they stand for."""
+        lost = {key: one for key, one in silent.items() if one.metadata.message_type in ASKED_AGAIN}
+        copies = [_copy_of(one) for one in lost.values()]
+        sent = zip(lost, self._grid.push_messages(copies) if copies else (), strict=True)
+        again = {new: key for key, new in sent if new}
+        first.update(again)
+        return list(again)
 
     def set_run(self, run: Any) -> None:
         """As the wrapped grid; Flower does not publish the type of a run."""
@@ -118,6 +162,17 @@ class PollingGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As the wrapped grid."""
         return self._grid.pull_messages(message_ids)
+
+
+def _copy_of(message: Message) -> Message:
+    about = message.metadata
+    return Message(
+        message.content,
+        about.dst_node_id,
+        about.message_type,
+        ttl=about.ttl,
+        group_id=about.group_id,
+    )
 
 
 def streaming(grid: Grid) -> Grid:

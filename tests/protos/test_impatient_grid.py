@@ -156,7 +156,7 @@ def test_what_came_of_a_reply_is_let_go_when_something_else_is_asked(grid, runti
     assert list(grid.pull_messages([key])) == []
     assert grid._coming
 
-    grid.push_messages([])
+    assert list(grid.pull_messages(["asked something else"])) == []
 
     assert not grid._coming
 

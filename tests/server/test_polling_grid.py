@@ -5,7 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from fleet_double import fleet_grid
+from flwr.app import ConfigRecord, Message, RecordDict
 
+from convoy_protos.flower_internals import server_identity, set_message_id
+from convoy_protos.flower_messages import SHARE, TRAIN
 from convoy_server.polling_grid import CLOCK_SLACK_S, LONGEST_PAUSE_S, PollingGrid, streaming
 
 
@@ -14,7 +17,9 @@ class FakeMessage:
     """Only its number matters, and how long it is good for."""
 
     number: int
-    metadata: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(ttl=43_200.0))
+    metadata: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(ttl=43_200.0, message_type="train")
+    )
 
 
 class FakeGrid:
@@ -129,3 +134,74 @@ def test_a_grid_that_streams_is_used_as_it_is():
         assert streaming(grid) is grid
     fake = FakeGrid([])
     assert isinstance(streaming(fake), PollingGrid)
+
+
+class ForgetfulGrid:
+    """Hands a message out, and whoever took it died: it answers at the n-th time that it is asked."""
+
+    yields_replies = True
+
+    def __init__(self, answers_at):
+        self.answers_at = answers_at
+        self.asked = []
+        self.now_s = 0.0
+
+    def push_messages(self, messages):
+        """See flwr.serverapp.Grid."""
+        keys = []
+        for message in messages:
+            self.asked.append(message)
+            keys.append(f"asked {len(self.asked)}")
+            set_message_id(message, keys[-1])
+        return keys
+
+    def pull_messages(self, message_ids):
+        """See flwr.serverapp.Grid."""
+        for key in message_ids:
+            number = int(key.split()[1])
+            if number >= self.answers_at:
+                yield Message(RecordDict(), reply_to=self.asked[number - 1])
+
+    def sleep(self, pause_s):
+        """Let time pass."""
+        self.now_s += pause_s
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers_at", "asked", "answered"),
+    [
+        (SHARE, 1, 1, True),
+        (SHARE, 2, 2, True),
+        (SHARE, 3, 2, False),
+        (TRAIN, 2, 1, False),  # would train once more
+    ],
+)
+def test_a_question_that_was_lost_on_the_way_is_asked_once_more(kind, answers_at, asked, answered):
+    fake = ForgetfulGrid(answers_at)
+    grid = PollingGrid(fake, now_s=lambda: fake.now_s, sleep=fake.sleep)
+    with server_identity():
+        question = Message(RecordDict({"ask": ConfigRecord({"a": 1})}), 7, kind, group_id="3")
+        got = list(grid.send_and_receive([question], timeout=90.0))
+    assert len(fake.asked) == asked
+    assert [reply.metadata.reply_to_message_id for reply in got] == ["asked 1"] * answered
+    if asked == 2:
+        again = fake.asked[1]
+        assert again.content["ask"]["a"] == 1
+        assert (again.metadata.dst_node_id, again.metadata.group_id) == (7, "3")
+
+
+def test_who_answers_twice_is_heard_once():
+    fake = ForgetfulGrid(3)
+    grid = PollingGrid(fake, now_s=lambda: fake.now_s, sleep=fake.sleep)
+    pause = fake.sleep
+
+    def late(pause_s):
+        pause(pause_s)
+        if len(fake.asked) == 2:
+            fake.answers_at = 1
+
+    grid._sleep = late
+    with server_identity():
+        question = Message(RecordDict({"ask": ConfigRecord({})}), 7, SHARE)
+        got = list(grid.send_and_receive([question], timeout=90.0))
+    assert [reply.metadata.reply_to_message_id for reply in got] == ["asked 1"]
