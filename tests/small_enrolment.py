@@ -26,6 +26,7 @@ from convoy_server.service.enrolment_desk import EnrolmentDesk
 from convoy_server.service.enrolment_signing import Signed, sign, waiting
 from convoy_server.service.enrolment_store import EnrolmentStore
 from convoy_server.service.enrolment_token_office import new_token
+from convoy_server.service.passes import PassOffice
 from convoy_server.service.server_config import ServerConfig as ServiceConfig
 from convoy_server.service.server_config import server_config_from_table
 
@@ -109,7 +110,9 @@ class Office:
             fleet_store.save_fleet(self.fleet, authority)
 
     @contextmanager
-    def serving(self, calls_per_minute: int = 10_000) -> Iterator[str]:
+    def serving(
+        self, calls_per_minute: int = 10_000, passes: PassOffice | None = None
+    ) -> Iterator[str]:
         """The service on a free port; yields its address."""
         door = self.config.fleet_door
         with serving(
@@ -119,6 +122,7 @@ class Office:
             Path(door.key),
             wake=threading.Event(),
             calls_per_minute=calls_per_minute,
+            passes=passes,
         ) as port:
             yield f"127.0.0.1:{port}"
 

@@ -101,15 +101,18 @@ class TlsAuthority:
     def certify_client(
         self,
         name: str,
+        membership: int,
         public_key: ec.EllipticCurvePublicKey,
         now: datetime,
-        days: int = TLS_CERTIFICATE_DAYS,
+        days: int,
     ) -> bytes:
-        """A certificate that a vehicle shows when it connects to a service that asks who calls.
+        """A certificate that a party shows when it connects to a service that asks who calls.
 
         Args:
-            name: The vehicle's in the fleet; becomes the common name.
-            public_key: Made on the vehicle, P-256 or P-384.
+            name: The party's in the fleet; becomes the common name.
+            membership: Serial number of its certificate by the fleet's CA; becomes the subject's serial
+                number, so that whoever is revoked there is revoked here.
+            public_key: Made by the party, P-256 or P-384.
             now: With a time zone.
             days: How long, from now.
 
@@ -123,7 +126,12 @@ class TlsAuthority:
             raise ValueError(f"a name has 1 to 64 characters, got {len(name)}")
         if days < 1:
             raise ValueError(f"a certificate lasts at least 1 day, got {days}")
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        subject = x509.Name(
+            [
+                x509.NameAttribute(NameOID.COMMON_NAME, name),
+                x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{membership:x}"),
+            ]
+        )
         certificate = (
             _builder(subject, public_key, self.private_key.public_key(), now, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -132,6 +140,20 @@ class TlsAuthority:
             .sign(self.private_key, SHA256())
         )
         return certificate.public_bytes(Encoding.DER)
+
+
+def read_client(certificate_pem: bytes) -> tuple[str, int]:
+    """Name and membership of a client whose certificate TLS has verified.
+
+    Raises:
+        ValueError: It is none that `certify_client` made.
+    """
+    subject = x509.load_pem_x509_certificate(certificate_pem).subject
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    memberships = subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+    if len(names) != 1 or len(memberships) != 1:
+        raise ValueError("the certificate names no party and membership")
+    return str(names[0].value), int(str(memberships[0].value), 16)
 
 
 def _host(host: str) -> x509.GeneralName:

@@ -26,6 +26,7 @@ _MAX_CHARACTERS: Final = 4096
 _CHECK_BYTES: Final = 4
 _JOIN_LABEL: Final = b"convoy join/1"
 _RENEWAL_LABEL: Final = b"convoy renewal/1"
+_PASS_LABEL: Final = b"convoy pass/1"
 
 
 def write_token(token: JoinToken) -> str:
@@ -71,6 +72,12 @@ def join_bytes(request: JoinRequest) -> bytes:
 def renewal_bytes(certificate: bytes) -> bytes:
     """What the identity key signs to get a certificate after this one."""
     return _RENEWAL_LABEL + hashlib.sha256(certificate).digest()
+
+
+def pass_bytes(certificate: bytes, tls_public_key: bytes) -> bytes:
+    """What the identity key signs to get a pass for this TLS key."""
+    fields = (certificate, tls_public_key)
+    return _PASS_LABEL + b"".join(hashlib.sha256(field).digest() for field in fields)
 
 
 def _check(body: bytes) -> bytes:

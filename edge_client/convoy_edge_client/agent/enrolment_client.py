@@ -12,6 +12,7 @@ from convoy_edge_client.errors import EnrolmentError, ServerUnreachableError
 from convoy_protos.v1.enrolment_pb2 import (
     EnrolmentReply,
     JoinRequest,
+    PassRequest,
     RenewRequest,
     RevocationsRequest,
 )
@@ -53,6 +54,10 @@ class EnrolmentClient:
         """The newest list, DER, unchecked; as `join`."""
         request = RevocationsRequest()
         return self._call(lambda: self._stub.Revocations(request, timeout=_TIMEOUT_S)).revocations
+
+    def service_pass(self, request: PassRequest) -> bytes:
+        """A TLS certificate for the key in the request, DER, unchecked; as `join`."""
+        return self._call(lambda: self._stub.Pass(request, timeout=_TIMEOUT_S)).tls_certificate
 
     def _call(self, call: Callable[[], Reply]) -> Reply:
         try:

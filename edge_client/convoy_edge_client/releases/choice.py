@@ -1,5 +1,7 @@
 """What a vehicle does about what its channel says: the rules, without disk or network."""
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from convoy_privacy.errors import ReleaseCounterError
@@ -25,12 +27,15 @@ class Held:
         candidate: What it fetches or tries.
         floor: Counter of the newest release that it ever committed to; 0: none.
         quarantined: Releases that failed here.
+        quarantined_files: SHA-256, hexadecimal, of the models that failed here: another name does not
+            make them better.
     """
 
     committed: ReleaseRef | None = None
     candidate: ReleaseRef | None = None
     floor: int = 0
     quarantined: frozenset[str] = frozenset()
+    quarantined_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,21 @@ def choose(
         why=why,
         refused=refused,
     )
+
+
+def judge_files(verdict: Verdict, release: str, digests: Iterable[str], held: Held) -> Verdict:
+    """The verdict once it is known what files a release has.
+
+    Args:
+        verdict: Of `choose`.
+        release: The pointer's.
+        digests: SHA-256 of its files, hexadecimal.
+        held: What the vehicle has.
+    """
+    if not verdict.install or held.quarantined_files.isdisjoint(digests):
+        return verdict
+    why = f"{release} has a model that failed on this vehicle under another name"
+    return dataclasses.replace(verdict, install=False, why=why)
 
 
 def _refused(pointer: ChannelPointer, policy: ReleasePolicy, held: Held) -> str:

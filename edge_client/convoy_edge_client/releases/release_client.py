@@ -18,10 +18,6 @@ from convoy_protos.v1.release_pb2 import (
 )
 from convoy_protos.v1.release_pb2_grpc import ReleasesStub
 
-METADATA_TIMEOUT_S: Final = 30.0
-TARGET_TIMEOUT_S: Final = 300.0
-"""Of one call; a transfer that needs longer goes on with another one."""
-
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", CHUNK_BYTES + 1024),
     ("grpc.keepalive_time_ms", 120_000),
@@ -44,20 +40,38 @@ class ClientTls:
     private_key: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTimeouts:
+    """How long one call may take; each positive.
+
+    Attributes:
+        short_s: Of metadata and reports.
+        transfer_s: Of a file; one that needs longer goes on with another call.
+    """
+
+    short_s: float = 30.0
+    transfer_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.short_s <= 0 or self.transfer_s <= 0:
+            raise ValueError("short_s and transfer_s must be positive")
+
+
 class ReleaseClient:
     """The service's calls; a ByteSource. What goes wrong becomes one of our errors."""
 
-    def __init__(self, address: str, stub: ReleasesStub) -> None:
+    def __init__(self, address: str, stub: ReleasesStub, timeouts: CallTimeouts) -> None:
         """Nothing is asked yet; see `release_client`."""
         self._address = address
         self._stub = stub
+        self._timeouts = timeouts
 
     def read(self, path: str, offset: int) -> Iterator[bytes]:
         """See ByteSource."""
         small = path.startswith(f"{METADATA_FOLDER}/")
         call = self._stub.Fetch(
             FetchRequest(path=path, offset=offset),
-            timeout=METADATA_TIMEOUT_S if small else TARGET_TIMEOUT_S,
+            timeout=self._timeouts.short_s if small else self._timeouts.transfer_s,
         )
         try:
             for chunk in call:
@@ -99,7 +113,7 @@ class ReleaseClient:
             RepositoryDownError: Nobody answers, or refuses.
         """
         try:
-            reply = self._stub.Report(ReportRequest(events=events), timeout=METADATA_TIMEOUT_S)
+            reply = self._stub.Report(ReportRequest(events=events), timeout=self._timeouts.short_s)
         except grpc.RpcError as error:
             raise self._down(error) from error
         return int(reply.highest_number)
@@ -117,12 +131,15 @@ class ReleaseClient:
 
 
 @contextmanager
-def release_client(address: str, tls: ClientTls) -> Iterator[ReleaseClient]:
+def release_client(
+    address: str, tls: ClientTls, timeouts: CallTimeouts | None = None
+) -> Iterator[ReleaseClient]:
     """A connection to HOST:PORT.
 
     Args:
         address: Of the service; must be in the certificate that it shows.
         tls: Files of both sides.
+        timeouts: Of each call.
     """
     channel = grpc.secure_channel(
         address,
@@ -130,7 +147,7 @@ def release_client(address: str, tls: ClientTls) -> Iterator[ReleaseClient]:
         options=_OPTIONS,
     )
     try:
-        yield ReleaseClient(address, ReleasesStub(channel))
+        yield ReleaseClient(address, ReleasesStub(channel), timeouts or CallTimeouts())
     finally:
         channel.close()
 

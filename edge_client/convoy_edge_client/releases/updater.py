@@ -1,7 +1,9 @@
 """Ask a repository for this vehicle's release, and fetch it: the TUF client with our rules on top.
 
     FOLDER/metadata/      what python-tuf trusts
-    FOLDER/store/SHA256   files of releases, verified; SHA256.part is half a file
+    FOLDER/store/SHA256   files, verified; SHA256.part is half a file
+    FOLDER/releases/ID/   a release's files under their names, as the same bytes on the disk: hard links
+                          into the store; manifest.json is there last
     FOLDER/last_check     time of the last check that found everything fresh
     FOLDER/lock           held by the one process that uses the folder
 
@@ -11,6 +13,7 @@ vehicle goes on with what it has. Source: TUF 1.0, section 5; python-tuf's ngcli
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +34,13 @@ from convoy_edge_client.errors import (
     RepositoryDownError,
 )
 from convoy_edge_client.releases.byte_source import ByteSource
-from convoy_edge_client.releases.choice import Held, ReleaseRef, Verdict, choose
+from convoy_edge_client.releases.choice import (
+    Held,
+    ReleaseRef,
+    Verdict,
+    choose,
+    judge_files,
+)
 from convoy_edge_client.releases.fetching import (
     PART_SUFFIX,
     SourceFetcher,
@@ -52,6 +61,7 @@ from convoy_privacy.releases.layout import (
     MAX_TIMESTAMP_BYTES,
     METADATA_FOLDER,
     POLICY_TARGET,
+    RELEASES_FOLDER,
     channel_target,
     check_sha256,
     read_release_entry,
@@ -138,6 +148,7 @@ def release_updater(
     """
     with _disk(folder):
         (folder / _STORE).mkdir(parents=True, exist_ok=True)
+        (folder / RELEASES_FOLDER).mkdir(exist_ok=True)
         (folder / METADATA_FOLDER).mkdir(exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -166,6 +177,7 @@ class ReleaseUpdater:
         """See `release_updater`, which holds the folder."""
         self._folder = folder
         self._store = folder / _STORE
+        self._releases = folder / RELEASES_FOLDER
         self._source = source
         self._bootstrap = bootstrap_root
         self._limits = limits
@@ -197,25 +209,30 @@ class ReleaseUpdater:
             pointer = self._pointer(trusted, channel)
             verdict = choose(pointer, policy, profile, held)
             offer = self._offer(trusted, pointer) if pointer and verdict.install else None
+            if offer is not None:
+                digests = [target.hashes["sha256"] for target in offer.targets.values()]
+                verdict = judge_files(verdict, offer.ref.release, digests, held)
+                offer = offer if verdict.install else None
         self._note_clock(now)
         return CheckResult(verdict=verdict, pointer=pointer, policy=policy, offer=offer)
 
-    def download(self, offer: Offer, names: Iterable[str]) -> dict[str, Path]:
-        """Fetch files of a release; what is here already is not fetched again.
+    def download(self, offer: Offer, names: Iterable[str]) -> Path:
+        """Fetch files of a release; what is here already, of whichever release, is not fetched again.
 
         Args:
             offer: Of `check`.
-            names: Which of its files: this vehicle's variant and what belongs to it.
+            names: Which of its files: this vehicle's variant and what belongs to it. The manifest comes
+                with them.
 
         Returns:
-            Where each file is, verified.
+            The release's folder, with these files, verified.
 
         Raises:
             ReleaseRefusedError: A file is not what was signed.
             RepositoryDownError: The link broke; call again, and it goes on where it was.
             ReleaseStoreError: Too little room, or the disk refuses.
         """
-        wanted = {name: self._listed(offer, name) for name in names}
+        wanted = {name: self._listed(offer, name) for name in {*names, MANIFEST}}
         with _disk(self._folder):
             missing = {
                 target.hashes["sha256"]: target
@@ -225,24 +242,43 @@ class ReleaseUpdater:
             self._check_room(missing.values())
         for target in missing.values():
             fetch_target(self._source, target, self._place(target), self._limits, self._now_s)
-        return {name: self._place(target) for name, target in wanted.items()}
+        with _disk(self._folder):
+            return self._lay_out(offer, wanted)
 
     def discard_others(self, keep: Iterable[str]) -> None:
-        """Delete every stored file whose hash is not named; what is half fetched too.
+        """Delete every release that is not named, and every file that none of these needs.
 
         What the checks of this updater have read stays, so that the next check need not fetch it again.
 
         Args:
-            keep: SHA-256, hexadecimal, of what the slots need.
+            keep: Releases, by name: what is driven, tried and gone back to.
 
         Raises:
             ReleaseStoreError: The disk refuses.
         """
-        kept = self._small_files.union(keep)
-        with _disk(self._store):
+        kept = set(keep)
+        with _disk(self._folder):
+            for folder in self._releases.iterdir():
+                if folder.name not in kept:
+                    shutil.rmtree(folder)
             for path in self._store.iterdir():
-                if path.name not in kept:
-                    path.unlink(missing_ok=True)
+                if path.name not in self._small_files and path.stat().st_nlink == 1:
+                    path.unlink()
+
+    def _lay_out(self, offer: Offer, wanted: Mapping[str, TargetFile]) -> Path:
+        """Put the files under their names; what is there already stays."""
+        folder = self._releases / offer.ref.release
+        folder.mkdir(exist_ok=True)
+        for name in sorted(wanted, key=lambda name: name == MANIFEST):
+            stored, place = self._place(wanted[name]), folder / name
+            linked = folder / f".new-{name}"
+            linked.unlink(missing_ok=True)  # of a crash
+            if not place.exists() or not place.samefile(stored):
+                os.link(stored, linked)
+                linked.replace(place)
+        sync_folder(folder)
+        sync_folder(self._releases)
+        return folder
 
     def _refreshed(self) -> Updater:
         updater = Updater(

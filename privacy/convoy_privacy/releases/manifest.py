@@ -1,6 +1,9 @@
 """The part of a release's manifest.json that signing and fetching need: which files belong to it.
 
-    {"schema": "convoy.release/N", "accepted": true, "files": {NAME: {"sha256": HEX, "bytes": N}}, ...}
+    {"schema": "convoy.release/N", "accepted": true, "counter": 7,
+     "files": {NAME: {"sha256": HEX, "bytes": N}}, ...}
+
+The counter is a wish of whoever built it, and may be left out or 0; the signed entry's counts.
 
 Whatever else stands in it is for those who build a release and those who drive it.
 """
@@ -16,6 +19,7 @@ from convoy_privacy.releases.layout import (
     MAX_FILE_BYTES,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
+    check_counter_range,
     check_name,
     check_sha256,
 )
@@ -43,10 +47,12 @@ class Manifest:
 
     Attributes:
         accepted: Every gate passed.
+        counter: That the files name; 0: none.
         files: By name, without the manifest itself.
     """
 
     accepted: bool
+    counter: int
     files: Mapping[str, ListedFile]
 
 
@@ -70,8 +76,12 @@ def read_manifest(data: bytes) -> Manifest:
         raise ReleaseFormatError(
             f'{MANIFEST}: "files" must name 1 to {MAX_FILES} files beside the manifest'
         )
+    counter = document.get("counter", 0)
+    if counter != 0 or isinstance(counter, bool):
+        check_counter_range(counter)
     return Manifest(
         accepted=document["accepted"],
+        counter=counter,
         files={check_name(name): _listed(name, entry) for name, entry in files.items()},
     )
 

@@ -238,3 +238,51 @@ class RevocationsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevocationsReply: _TypeAlias = RevocationsReply  # noqa: Y015
+
+@_typing.final
+class PassRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    TLS_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """X.509 DER, by the fleet's CA, in force"""
+    tls_public_key: _builtins.bytes
+    """X.509 SubjectPublicKeyInfo DER, EC P-256; made on the device"""
+    signature: _builtins.bytes
+    """by the certificate's key over pass_bytes in convoy_protos/enrolment_token.py"""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        tls_public_key: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "signature", b"signature", "tls_public_key", b"tls_public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassRequest: _TypeAlias = PassRequest  # noqa: Y015
+
+@_typing.final
+class PassReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TLS_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    tls_certificate: _builtins.bytes
+    """X.509 DER, for TLS clients"""
+    def __init__(
+        self,
+        *,
+        tls_certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tls_certificate", b"tls_certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassReply: _TypeAlias = PassReply  # noqa: Y015

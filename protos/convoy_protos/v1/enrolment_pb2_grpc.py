@@ -49,6 +49,11 @@ class EnrolmentStub:
                 request_serializer=convoy__protos_dot_v1_dot_enrolment__pb2.RevocationsRequest.SerializeToString,
                 response_deserializer=convoy__protos_dot_v1_dot_enrolment__pb2.RevocationsReply.FromString,
                 _registered_method=True)
+        self.Pass = channel.unary_unary(
+                '/convoy.v1.Enrolment/Pass',
+                request_serializer=convoy__protos_dot_v1_dot_enrolment__pb2.PassRequest.SerializeToString,
+                response_deserializer=convoy__protos_dot_v1_dot_enrolment__pb2.PassReply.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -75,6 +80,13 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pass(self, request, context):
+        """Ask for a pass: a TLS certificate of a few days, to show to services that ask who calls.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Revocations,
                     request_deserializer=convoy__protos_dot_v1_dot_enrolment__pb2.RevocationsRequest.FromString,
                     response_serializer=convoy__protos_dot_v1_dot_enrolment__pb2.RevocationsReply.SerializeToString,
+            ),
+            'Pass': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pass,
+                    request_deserializer=convoy__protos_dot_v1_dot_enrolment__pb2.PassRequest.FromString,
+                    response_serializer=convoy__protos_dot_v1_dot_enrolment__pb2.PassReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Enrolment:
             '/convoy.v1.Enrolment/Revocations',
             convoy__protos_dot_v1_dot_enrolment__pb2.RevocationsRequest.SerializeToString,
             convoy__protos_dot_v1_dot_enrolment__pb2.RevocationsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pass(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convoy.v1.Enrolment/Pass',
+            convoy__protos_dot_v1_dot_enrolment__pb2.PassRequest.SerializeToString,
+            convoy__protos_dot_v1_dot_enrolment__pb2.PassReply.FromString,
             options,
             channel_credentials,
             insecure,

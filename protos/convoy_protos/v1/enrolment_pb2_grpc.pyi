@@ -42,6 +42,8 @@ class EnrolmentStub:
     """Ask for a certificate after the one held, of the same name, role and key."""
     Revocations: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.RevocationsRequest, _enrolment_pb2.RevocationsReply]
     """The newest list of revoked certificates. It is signed, and no secret."""
+    Pass: _grpc.UnaryUnaryMultiCallable[_enrolment_pb2.PassRequest, _enrolment_pb2.PassReply]
+    """Ask for a pass: a TLS certificate of a few days, to show to services that ask who calls."""
 
 @_typing.type_check_only
 class EnrolmentAsyncStub(EnrolmentStub):
@@ -52,6 +54,8 @@ class EnrolmentAsyncStub(EnrolmentStub):
     """Ask for a certificate after the one held, of the same name, role and key."""
     Revocations: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.RevocationsRequest, _enrolment_pb2.RevocationsReply]  # type: ignore[assignment]
     """The newest list of revoked certificates. It is signed, and no secret."""
+    Pass: _aio.UnaryUnaryMultiCallable[_enrolment_pb2.PassRequest, _enrolment_pb2.PassReply]  # type: ignore[assignment]
+    """Ask for a pass: a TLS certificate of a few days, to show to services that ask who calls."""
 
 class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -77,5 +81,13 @@ class EnrolmentServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_enrolment_pb2.RevocationsReply, _abc.Awaitable[_enrolment_pb2.RevocationsReply]]:
         """The newest list of revoked certificates. It is signed, and no secret."""
+
+    @_abc_1.abstractmethod
+    def Pass(
+        self,
+        request: _enrolment_pb2.PassRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrolment_pb2.PassReply, _abc.Awaitable[_enrolment_pb2.PassReply]]:
+        """Ask for a pass: a TLS certificate of a few days, to show to services that ask who calls."""
 
 def add_EnrolmentServicer_to_server(servicer: EnrolmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,6 +1,7 @@
 """The verbs `convoy release ...`: from a folder that training left to a model on the vehicles."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -62,14 +63,16 @@ def release_init(
         save_offline_keys,
         save_online_keys,
     )
-    from convoy_server.releases.repository import REPOSITORY_FOLDER, Lifetimes, found
+    from convoy_server.releases.repository import REPOSITORY_FOLDER, found
+    from convoy_server.releases.settings import load_settings, write_settings
 
     offline, online = generate_offline_keys(), generate_online_keys()
     if (directory / REPOSITORY_FOLDER).exists():
         raise UsageError(f"{directory}: holds a repository already; choose another folder")
     save_offline_keys(keys, offline, _passphrase(passphrase_file))
     save_online_keys(directory / ONLINE_FOLDER, online)
-    found(directory, offline, online, _now(), Lifetimes())
+    write_settings(directory)
+    found(directory, offline, online, _now(), load_settings(directory).days)
     print(f"{directory}: a repository without releases")
     print(f"{keys}: six offline keys; move each to a place of its own")
 
@@ -105,7 +108,8 @@ def release_sign(
     """
     from convoy_server.releases import proposal
     from convoy_server.releases.release_keys import load_keys
-    from convoy_server.releases.repository import Lifetimes, locked
+    from convoy_server.releases.repository import locked
+    from convoy_server.releases.settings import load_settings
 
     if not key:
         raise UsageError("--key: name the targets key that signs")
@@ -120,7 +124,9 @@ def release_sign(
         if anew:
             proposal.drop(releases)
         if not proposal.waits(releases):
-            proposal.propose(releases, source, _now(), Lifetimes(), minimum_counter=minimum)
+            proposal.propose(
+                releases, source, _now(), load_settings(releases).days, minimum_counter=minimum
+            )
         elif minimum is not None:
             raise UsageError("--minimum: something waits for signatures already; add --anew")
         elif source is not None:
@@ -131,8 +137,11 @@ def release_sign(
 def release_publish(
     releases: ReleasesOption = _RELEASES,
     timestamp_days: Annotated[
-        int, typer.Option(min=1, max=365, help="How long a copy, as on a stick, is good for.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1, max=365, help="How long a copy, as on a stick, is good for; else as set."
+        ),
+    ] = None,
 ) -> None:
     """Put what was signed into the repository, and renew what the server signs.
 
@@ -144,9 +153,12 @@ def release_publish(
     from convoy_server.releases import proposal
     from convoy_server.releases.key_rotation import server_keys
     from convoy_server.releases.publication import renew
-    from convoy_server.releases.repository import REPOSITORY_FOLDER, Lifetimes, locked
+    from convoy_server.releases.repository import REPOSITORY_FOLDER, locked
+    from convoy_server.releases.settings import load_settings
 
-    lifetimes = Lifetimes(timestamp=timestamp_days)
+    lifetimes = load_settings(releases).days
+    if timestamp_days is not None:
+        lifetimes = replace(lifetimes, timestamp=timestamp_days)
     with locked(releases):
         keys = server_keys(releases)
         if proposal.waits(releases):
@@ -303,7 +315,8 @@ def release_rotate(
     """
     from convoy_server.releases import key_rotation
     from convoy_server.releases.release_keys import ONLINE_ROLES, load_keys
-    from convoy_server.releases.repository import Lifetimes, locked
+    from convoy_server.releases.repository import locked
+    from convoy_server.releases.settings import load_settings
 
     roles = sorted({one.value for one in role})
     passphrase = _passphrase(passphrase_file)
@@ -312,13 +325,14 @@ def release_rotate(
     offline = [one for one in roles if one not in ONLINE_ROLES]
     if offline and (len(roles) > 1 or old is None or out is None):
         raise UsageError(f"{offline[0]}: rotate it alone, with --old ID and --out FILE")
+    days = load_settings(releases).days
     with locked(releases):
         if offline:
             key_rotation.replace_offline_key(
                 releases,
                 offline[0],
                 _now(),
-                Lifetimes(),
+                days,
                 old=old or "",
                 out=out or Path(),
                 root_signers=root_signers,
@@ -330,7 +344,7 @@ def release_rotate(
                 releases,
                 roles,
                 _now(),
-                Lifetimes(),
+                days,
                 root_signers=root_signers,
                 targets_signers=targets_signers,
             )
@@ -340,10 +354,10 @@ def release_rotate(
 def _channels(releases: Path) -> "ReleaseChannels":
     from convoy_server.releases.channels import ReleaseChannels
     from convoy_server.releases.key_rotation import server_keys
-    from convoy_server.releases.repository import Lifetimes
-    from convoy_server.releases.rollout import RolloutBounds
+    from convoy_server.releases.settings import load_settings
 
-    return ReleaseChannels(releases, server_keys(releases), Lifetimes(), RolloutBounds())
+    settings = load_settings(releases)
+    return ReleaseChannels(releases, server_keys(releases), settings.days, settings.rollout)
 
 
 def _show(waiting: "Proposal") -> None:

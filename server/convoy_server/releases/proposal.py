@@ -64,12 +64,14 @@ class ReleaseSource:
     Attributes:
         folder: Where its files are.
         accepted: Every gate passed.
+        counter: That its files name; 0: none.
         files: Path by name, the manifest among them; each is what the manifest says.
         digest: SHA-256 of the manifest, hexadecimal: what the release is.
     """
 
     folder: Path
     accepted: bool
+    counter: int
     files: dict[str, Path]
     digest: str
 
@@ -121,6 +123,7 @@ def read_source(folder: Path) -> ReleaseSource:
     return ReleaseSource(
         folder=folder,
         accepted=manifest.accepted,
+        counter=manifest.counter,
         files=files,
         digest=hashlib.sha256(data).hexdigest(),
     )
@@ -142,7 +145,8 @@ def propose(
         source: The release to bring; None: sign again what is there, to renew it or for the policy.
         now: With a time zone.
         lifetimes: Of the roles.
-        counter: Of the release; None: the next free one. Above all that were signed.
+        counter: Of the release, above all that were signed; None: the one that its files name if it is,
+            else the next free one.
         minimum_counter: The policy's new minimum; None: as it is.
 
     Raises:
@@ -160,7 +164,8 @@ def propose(
         storage.remove(pending)
         storage.make_directory(pending)
     if source is not None:
-        chosen = highest + 1 if counter is None else check_counter_range(counter)
+        wish = source.counter if source.counter > highest else highest + 1
+        chosen = wish if counter is None else check_counter_range(counter)
         if chosen <= highest:
             raise ReleaseFormatError(
                 f"counter {chosen} must be above {highest}, the highest so far"

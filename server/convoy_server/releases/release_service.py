@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +21,9 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from convoy_privacy import key_files
-from convoy_privacy.errors import ReleaseFormatError
+from convoy_privacy.errors import FleetFolderError, ReleaseFormatError
 from convoy_privacy.releases.layout import CHUNK_BYTES, check_name, check_path
+from convoy_privacy.tls_authority import read_client
 from convoy_protos.errors import ConvoyError, JobFailedError
 from convoy_protos.v1.release_pb2 import (
     DESCRIPTOR,
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_EVENTS: Final = 64
 MAX_REASON_BYTES: Final = 500
+
+IsMember = Callable[[str, int], bool]
+"""Whether a party, by its name and the serial number of its certificate, belongs to the fleet now."""
 
 _SERVICE: Final = DESCRIPTOR.services_by_name["Releases"]
 _OPTIONS: Final = (
@@ -115,32 +119,39 @@ class RequestRefusedError(ConvoyError):
 class Callers:
     """Who may call how often; memory does not grow with the number of calls."""
 
-    def __init__(self, limits: ServiceLimits, is_member: Callable[[str], bool]) -> None:
+    def __init__(self, limits: ServiceLimits, is_member: IsMember) -> None:
         """Nobody has called.
 
         Args:
             limits: Of each vehicle.
-            is_member: Whether a vehicle of that name belongs to the fleet now.
+            is_member: Who belongs to the fleet.
         """
         self._limits = limits
         self._is_member = is_member
         self._rate = RateLimit(limits.calls_per_minute)
         self._streams: Counter[str] = Counter()
 
-    def admit(self, names: list[bytes], now_s: float) -> str:
+    def admit(self, certificates_pem: Sequence[bytes], now_s: float) -> str:
         """The vehicle that calls; the call counts.
 
         Args:
-            names: Common names of the certificate that was shown.
+            certificates_pem: That TLS has verified: one.
             now_s: Of a clock that never goes back.
 
         Raises:
             RequestRefusedError: No member, or too many calls.
+            FleetFolderError: The server's own list of revocations is broken.
         """
-        name = names[0].decode("utf-8", "replace") if len(names) == 1 else ""
-        if not name or not self._is_member(name):
+        try:
+            (certificate,) = certificates_pem
+            name, membership = read_client(certificate)
+        except ValueError as error:
             raise RequestRefusedError(
-                grpc.StatusCode.PERMISSION_DENIED, f"{name!r:.80} is no vehicle of this fleet"
+                grpc.StatusCode.UNAUTHENTICATED, "the certificate is no pass"
+            ) from error
+        if not self._is_member(name, membership):
+            raise RequestRefusedError(
+                grpc.StatusCode.PERMISSION_DENIED, f"{name} is no member of this fleet any more"
             )
         if not self._rate.allows(name, now_s):
             raise RequestRefusedError(
@@ -311,8 +322,8 @@ class ReleaseCalls:
     async def _answering(self, context: aio.ServicerContext[bytes, bytes]) -> AsyncIterator[str]:
         """Who calls; and what goes wrong becomes a status."""
         try:
-            names = context.auth_context().get("x509_common_name", [])
-            yield self._callers.admit(list(names), self._now_s())
+            certificates = context.auth_context().get("x509_pem_cert", ())
+            yield self._callers.admit(list(certificates), self._now_s())
         except RequestRefusedError as error:
             await _abort(context, error.code, error.why)
         except DecodeError:
@@ -321,7 +332,7 @@ class ReleaseCalls:
             await _abort(
                 context, grpc.StatusCode.DEADLINE_EXCEEDED, "too slow: go on with a new call"
             )
-        except (ReleaseFolderError, OSError) as error:
+        except (ReleaseFolderError, FleetFolderError, OSError) as error:
             # What is wrong with the server's own files is not for the network to read.
             logger.error("a call could not be answered: %s", error)  # noqa: TRY400 - one line
             await _abort(
@@ -336,7 +347,7 @@ class TlsFiles:
     Attributes:
         certificate: PEM, as `convoy fleet add --role server` makes it.
         private_key: PEM.
-        ca: PEM of the TLS CA, which signs the certificates of vehicles too.
+        ca: PEM of the CA that signs passes, see service/passes.py.
     """
 
     certificate: Path
@@ -348,7 +359,7 @@ async def serve(
     releases: Path,
     address: str,
     tls: TlsFiles,
-    is_member: Callable[[str], bool],
+    is_member: IsMember,
     *,
     limits: ServiceLimits,
     lifetimes: Lifetimes,
@@ -362,7 +373,7 @@ async def serve(
         releases: RELEASES.
         address: HOST:PORT to listen on; port 0 takes a free one.
         tls: Files.
-        is_member: Whether a vehicle of that name belongs to the fleet now.
+        is_member: Who belongs to the fleet.
         limits: Of each vehicle.
         lifetimes: Of the roles that the server signs.
         bounds: When a rollout pauses.

@@ -28,6 +28,7 @@ from convoy_protos.errors import ConvoyError, JobFailedError
 from convoy_protos.v1.enrolment_pb2 import (
     DESCRIPTOR,
     JoinRequest,
+    PassRequest,
     RenewRequest,
     RevocationsRequest,
 )
@@ -35,6 +36,7 @@ from convoy_server.errors import EnrolmentRefusedError, Refusal
 from convoy_server.service.enrolment_desk import EnrolmentDesk
 from convoy_server.service.enrolment_store import ENROLMENTS_FOLDER, EnrolmentStore
 from convoy_server.service.flower_nodes import FlowerNodes
+from convoy_server.service.passes import MemberList, PassOffice, pass_authority
 from convoy_server.service.rate_limit import RateLimit
 from convoy_server.service.server_config import ServerConfig, load_server_config
 from convoy_server.service.structured_log import set_up_log
@@ -86,6 +88,8 @@ class EnrolmentCalls:
         wake: threading.Event,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
         now_s: Callable[[], float] = time.monotonic,
+        *,
+        passes: PassOffice | None = None,
     ) -> None:
         """Nobody has called.
 
@@ -95,7 +99,9 @@ class EnrolmentCalls:
             wake: Set when there is something to tend.
             utc_now: Clock of tokens and certificates.
             now_s: Clock of the rate.
+            passes: Gives passes for the release service; None: there is no such service.
         """
+        self._passes = passes
         self._desk = desk
         self._calls = calls
         self._calls_lock = threading.Lock()
@@ -105,7 +111,12 @@ class EnrolmentCalls:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server is given."""
-        answers = {"Join": self._join, "Renew": self._renew, "Revocations": self._revocations}
+        answers = {
+            "Join": self._join,
+            "Renew": self._renew,
+            "Revocations": self._revocations,
+            "Pass": self._pass,
+        }
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(partial(self._answer, answer))
             for name, answer in answers.items()
@@ -123,6 +134,14 @@ class EnrolmentCalls:
     def _revocations(self, data: bytes) -> Message:
         RevocationsRequest.FromString(data)
         return self._desk.revocations()
+
+    def _pass(self, data: bytes) -> Message:
+        request = PassRequest.FromString(data)
+        if self._passes is None:
+            raise EnrolmentRefusedError(
+                Refusal.NOT_SIGNED, "this server has no release service: no pass is needed"
+            )
+        return self._passes.issue(request, self._utc_now())
 
     def _answer(
         self, answer: Callable[[bytes], Message], data: bytes, context: grpc.ServicerContext
@@ -161,6 +180,7 @@ def serving(
     *,
     wake: threading.Event,
     calls_per_minute: int = CALLS_PER_MINUTE,
+    passes: PassOffice | None = None,
 ) -> Iterator[int]:
     """Answer until the block ends; calls that are under way are answered first.
 
@@ -171,6 +191,7 @@ def serving(
         private_key: PEM.
         wake: Set when there is something to tend.
         calls_per_minute: By one address.
+        passes: Gives passes for the release service; None: there is no such service.
 
     Yields:
         The port.
@@ -186,7 +207,7 @@ def serving(
         options=_LIMITS,
         maximum_concurrent_rpcs=_CALLS_AT_ONCE,
     )
-    calls = EnrolmentCalls(desk, RateLimit(calls_per_minute), wake)
+    calls = EnrolmentCalls(desk, RateLimit(calls_per_minute), wake, passes=passes)
     server.add_generic_rpc_handlers((calls.handler(),))
     try:
         port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
@@ -250,6 +271,7 @@ def main(config_path: Path) -> None:
         Path(config.fleet_door.certificate),
         Path(config.fleet_door.key),
         wake=wake,
+        passes=passes_of(config),
     ) as port:
         logger.info("enrolment listens on %s:%d", config.services.host, port)
         # In this thread: a fault of ours ends the process, and the supervisor starts another.
@@ -266,6 +288,14 @@ def desk_of(config: ServerConfig) -> EnrolmentDesk:
         days=CERTIFICATE_DAYS,
         fleet=Path(config.enrolment.authority) if config.enrolment.authority else None,
     )
+
+
+def passes_of(config: ServerConfig) -> PassOffice | None:
+    """Who gives passes, if server.toml describes a release service."""
+    if not config.releases.folder:
+        return None
+    authority = pass_authority(config.state_folder, datetime.now(UTC))
+    return PassOffice(authority, MemberList(Path(config.identity.aggregator)))
 
 
 if __name__ == "__main__":

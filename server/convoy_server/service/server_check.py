@@ -26,9 +26,12 @@ from convoy_privacy.errors import FleetFolderError
 from convoy_privacy.fleet_store import load_book
 from convoy_privacy.key_files import read_file
 from convoy_privacy.party import load_party
-from convoy_protos.errors import SettingsError
+from convoy_protos.errors import SettingsError, UsageError
 from convoy_protos.findings import Finding, ok, problem, warning
 from convoy_protos.kernel_clock import TIME_ERROR, read_clock_state
+from convoy_server.releases.inspection import faults
+from convoy_server.releases.release_keys import ONLINE_FOLDER, load_online_keys
+from convoy_server.releases.repository import REPOSITORY_FOLDER
 from convoy_server.service.health_file import HEALTH_FILE, HEALTH_LASTS_S, load_health
 from convoy_server.service.server_config import ServerConfig, is_loopback
 
@@ -48,6 +51,7 @@ def check_server(config: ServerConfig, now: datetime | None = None) -> list[Find
         *check_certificate(config, now),
         *check_aggregator(config, now),
         *check_authority(config),
+        *check_releases(config, now),
         *check_folders(config),
         *check_disk(config),
         *check_private_door(config),
@@ -139,6 +143,29 @@ def check_authority(config: ServerConfig) -> Iterator[Finding]:
     yield ok("enrolment", f"the service signs by itself; {issued} certificates issued so far")
 
 
+def check_releases(config: ServerConfig, now: datetime) -> Iterator[Finding]:
+    """Vehicles would take what the release service serves, and get the pass that it asks for."""
+    subject, releases = "releases", Path(config.releases.folder)
+    if not config.releases.folder:
+        yield ok(subject, "none are served: [releases] folder is empty")
+        return
+    if not config.enrolment.public_address:
+        yield problem(
+            subject,
+            "vehicles get their passes from enrolment, which is off: set [enrolment] public_address",
+        )
+    try:
+        load_online_keys(releases / ONLINE_FOLDER)
+        found = list(faults(releases / REPOSITORY_FOLDER, now))
+    except UsageError as error:
+        yield problem(subject, f"{error}")
+        return
+    for fault in found:
+        yield problem(subject, f"{releases}: {fault}")
+    if not found:
+        yield ok(subject, f"vehicles take what is in {releases}")
+
+
 def check_folders(config: ServerConfig) -> Iterator[Finding]:
     """State and runs can be written, and nobody else reads the state."""
     state = config.state_folder
@@ -206,6 +233,7 @@ def check_ports(config: ServerConfig) -> Iterator[Finding]:
         "private_door": config.private_door.host,
         "services": config.services.host,
         "metrics": config.metrics.host,
+        "releases": config.releases.host,
     }
     for table, port in config.ports.items():
         fault = _why_not_bound(hosts[table], port)

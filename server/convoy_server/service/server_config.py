@@ -77,7 +77,7 @@ class PrivateDoorConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicesConfig:
-    """Table [services]: enrolment and releases, gRPC over TLS with the fleet door's certificate.
+    """Table [services]: enrolment, gRPC over TLS with the fleet door's certificate.
 
     Attributes:
         host: Address to listen on.
@@ -153,6 +153,26 @@ class EnrolmentConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasesConfig:
+    """Table [releases]: what vehicles fetch, gRPC over mutual TLS.
+
+    Attributes:
+        folder: As `convoy release init` made it; empty: there is no release service.
+        host: Address to listen on.
+        port: TCP, in 1..65535.
+    """
+
+    folder: str = ""
+    host: str = "0.0.0.0"  # noqa: S104 - vehicles come from other machines
+    port: int = 9094
+
+    def __post_init__(self) -> None:
+        check_port(self.port)
+        if not self.host:
+            raise ValueError("host must not be empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunsConfig:
     """Table [runs]: where runs are written.
 
@@ -202,6 +222,7 @@ class ServerConfig:
         services: Table [services].
         metrics: Table [metrics].
         enrolment: Table [enrolment].
+        releases: Table [releases].
         runs: Table [runs].
         log: Table [log].
     """
@@ -213,6 +234,7 @@ class ServerConfig:
     services: ServicesConfig = field(default_factory=ServicesConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     enrolment: EnrolmentConfig = field(default_factory=EnrolmentConfig)
+    releases: ReleasesConfig = field(default_factory=ReleasesConfig)
     runs: RunsConfig = field(default_factory=RunsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -237,8 +259,9 @@ class ServerConfig:
 
     @property
     def ports(self) -> dict[str, int]:
-        """By the table that names them."""
-        return {
+        """That are listened on, by the table that names them."""
+        releases = {"releases": self.releases.port} if self.releases.folder else {}
+        return releases | {
             "fleet_door": self.fleet_door.port,
             "private_door": self.private_door.port,
             "services": self.services.port,
@@ -302,7 +325,7 @@ def check_port(port: int) -> None:
 
 def _resolve_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     door = config.fleet_door
-    authority = config.enrolment.authority
+    authority, releases = config.enrolment.authority, config.releases.folder
     return dataclasses.replace(
         config,
         state=str(folder / config.state),
@@ -315,6 +338,9 @@ def _resolve_paths(config: ServerConfig, folder: Path) -> ServerConfig:
         identity=IdentityConfig(aggregator=str(folder / config.identity.aggregator)),
         enrolment=dataclasses.replace(
             config.enrolment, authority=str(folder / authority) if authority else ""
+        ),
+        releases=dataclasses.replace(
+            config.releases, folder=str(folder / releases) if releases else ""
         ),
         runs=dataclasses.replace(config.runs, folder=str(folder / config.runs.folder)),
     )

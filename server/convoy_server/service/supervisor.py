@@ -3,6 +3,7 @@
     superlink    two_doors.py: Flower's SuperLink, its two doors
     executor     executor.py: runs the ServerApp of submitted runs
     enrolment    enrolment.py: devices join and renew, where [enrolment] names an address
+    releases     releases.py: vehicles fetch and report, where [releases] names a folder
     (metrics)    metrics.py, in this process
 
 Each is a child that ends with this process and is started again when it ends by itself.
@@ -88,6 +89,8 @@ def children_of(config: ServerConfig) -> list[Child]:
     children = [Child("superlink", "two_doors"), Child("executor", "executor")]
     if config.enrolment.public_address:
         children.append(Child("enrolment", "enrolment"))
+    if config.releases.folder:
+        children.append(Child("releases", "releases"))
     return children
 
 

@@ -377,7 +377,7 @@ def damaged_store(scene: Scene) -> tuple[str, ...]:
     first = scene.try_update()
     digest = scene.new.files[MODEL].hashes["sha256"]
     (scene.car.folder / "store" / digest).write_bytes(b"rotten")
-    return first, scene.try_update()
+    return first, scene.try_update()  # the release's folder gets the sound one too
 
 
 def path_out_of_the_repository(scene: Scene) -> tuple[str, ...]:

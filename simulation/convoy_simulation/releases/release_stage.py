@@ -131,8 +131,8 @@ class Vehicle:
                 raise ReleaseRefusedError(Refusal.OLD_COUNTER, result.verdict.refused)
             if result.offer is None:
                 return "", b""
-            place = updater.download(result.offer, [MANIFEST, MODEL])[MODEL]
-            return result.offer.ref.release, place.read_bytes()
+            folder = updater.download(result.offer, [MODEL])
+            return result.offer.ref.release, (folder / MODEL).read_bytes()
 
     @contextmanager
     def updater(self) -> Iterator[ReleaseUpdater]:

@@ -64,14 +64,16 @@ class ServiceStage:
         save_server(self._tls, self._authority, self._authority.issue((HOST,), now))
 
     def client_tls(self, name: str, signer: TlsAuthority | None = None) -> ClientTls:
-        """What a vehicle of this name shows.
+        """The pass of a vehicle of this name.
 
         Args:
             name: Becomes the certificate's.
-            signer: Another CA than the fleet's.
+            signer: Another CA than the one that signs passes.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (signer or self._authority).certify_client(name, key.public_key(), self._now)
+        certificate = (signer or self._authority).certify_client(
+            name, 1, key.public_key(), self._now, 1
+        )
         return ClientTls(
             ca=_pem(self._authority.certificate),
             certificate=_pem(certificate),
@@ -107,7 +109,7 @@ class ServiceStage:
                 private_key=self._tls / SERVER_KEY,
                 ca=self._tls / TLS_CA_CERTIFICATE,
             ),
-            lambda name: name in self.members,
+            lambda name, _: name in self.members,
             limits=self._limits,
             lifetimes=self.stage.lifetimes,
             bounds=RolloutBounds(),

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -83,7 +84,8 @@ def test_only_the_named_files_are_fetched(pointed):
     with car.updater() as updater:
         offer = updater.check("stable", car.profile, car.held, NOW).offer
         car.source.sent.clear()
-        assert set(updater.download(offer, [MANIFEST])) == {MANIFEST}
+        folder = updater.download(offer, [])
+        assert [path.name for path in folder.iterdir()] == [MANIFEST]
         assert car.source.sent_bytes() == 0  # the manifest came with the check
         with pytest.raises(ReleaseRefusedError, match=r"has no other\.onnx, only"):
             updater.download(offer, ["other.onnx"])
@@ -99,22 +101,65 @@ def test_the_same_model_in_another_release_is_not_fetched_again(pointed):
     assert car.source.sent_bytes(MODEL) == 0
 
 
+def test_a_release_lies_in_a_folder_of_its_own(pointed):
+    car = pointed.vehicle()
+    car.update(NOW)
+    (folder,) = (car.folder / "releases").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, MODEL]
+    assert (folder / MODEL).read_bytes() == b"model"
+    (folder / MODEL).unlink()
+    (folder / f".new-{MODEL}").write_bytes(b"half, from before a power cut")
+    car.update(NOW)
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, MODEL]
+
+
 def test_what_no_slot_needs_is_thrown_away(pointed):
     car = pointed.vehicle()
     car.update(NOW)
     old = {path.name for path in (car.folder / "store").iterdir()}
-    pointed.point(pointed.publish(b"next"))
+    new = pointed.publish(b"next")
+    pointed.point(new)
     car.update(NOW)
     (car.folder / "store" / "half.part").touch()
     with car.updater() as updater:
-        offer = updater.check("stable", car.profile, car.held, NOW).offer
-        updater.discard_others([offer.targets[MODEL].hashes["sha256"]])
+        updater.check("stable", car.profile, car.held, NOW)
+        updater.discard_others([new.release])
     left = {path.name for path in (car.folder / "store").iterdir()}
     assert len(left) == 4  # model, manifest, pointer, policy
     assert len(left & old) == 1  # the policy
+    assert [path.name for path in (car.folder / "releases").iterdir()] == [new.release]
     car.source.sent.clear()
     car.update(NOW)
     assert [path for path, _, _ in car.source.sent] == ["metadata/timestamp.json"]
+
+
+def test_two_releases_share_the_model_that_both_have(pointed):
+    car = pointed.vehicle()
+    first, _ = car.update(NOW)
+    again = pointed.publish(b"model")
+    pointed.point(again)
+    car.update(NOW)
+    with car.updater() as updater:
+        updater.discard_others([again.release])
+    assert not (car.folder / "releases" / first).exists()
+    assert (car.folder / "releases" / again.release / MODEL).read_bytes() == b"model"
+
+
+def test_a_model_that_failed_is_not_taken_again_under_another_name(pointed):
+    car = pointed.vehicle()
+    with car.updater() as updater:
+        offer = updater.check("stable", car.profile, car.held, NOW).offer
+    failed = offer.targets[MODEL].hashes["sha256"]
+    car.held = Held(
+        quarantined=frozenset({offer.ref.release}), quarantined_files=frozenset({failed})
+    )
+    again = pointed.publish(b"model")
+    pointed.point(again)
+    found = car.check(NOW)
+    assert (found.offer, found.verdict.install) == (None, False)
+    assert "failed on this vehicle under another name" in found.verdict.why
+    pointed.point(pointed.publish(b"mended"))
+    assert car.update(NOW)[1] == b"mended"
 
 
 def test_a_vehicle_outside_the_rollout_fetches_nothing(stage):
@@ -175,12 +220,15 @@ def test_whatever_a_repository_sends_is_taken_or_refused_in_our_words(fuzzed, da
     shutil.rmtree(car.folder)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_disk_is_named(pointed):
+def test_a_read_only_disk_is_named(pointed, monkeypatch):
     car = pointed.vehicle()
-    car.folder.mkdir()
-    car.folder.chmod(0o500)
-    with pytest.raises(ReleaseStoreError, match=str(car.folder)):
+    car.update(NOW)
+
+    def refuse(path, *_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ReleaseStoreError, match="Read-only file system; make room or mend"):
         car.check(NOW)
 
 

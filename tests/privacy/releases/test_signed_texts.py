@@ -131,6 +131,7 @@ def manifest(**changes):
 def test_a_manifest_lists_its_files():
     found = read_manifest(manifest())
     assert (found.accepted, found.files) == (True, {"model.onnx": ListedFile(SHA, 5)})
+    assert [read_manifest(manifest(counter=counter)).counter for counter in (0, 7)] == [0, 7]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,9 @@ def test_a_manifest_lists_its_files():
     [
         {"schema": "convoy.model/1"},
         {"accepted": "yes"},
+        {"counter": -1},
+        {"counter": False},
+        {"counter": "7"},
         {"files": {}},
         {"files": []},
         {"files": {"manifest.json": {"sha256": SHA, "bytes": 5}}},

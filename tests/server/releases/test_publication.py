@@ -1,10 +1,12 @@
 """What the server publishes, and what a crash at any file leaves."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from convoy_privacy.errors import ReleaseFormatError
+from convoy_privacy.releases.layout import MANIFEST
 from convoy_server import storage
 from convoy_server.errors import ReleaseFolderError
 from convoy_server.releases import proposal
@@ -124,3 +126,19 @@ def test_a_proposal_for_an_older_state_is_refused(stage):
 def test_a_life_of_no_days_is_refused(role):
     with pytest.raises(ValueError, match=f"days of {role}"):
         Lifetimes(**{role: 0})
+
+
+def test_a_counter_that_the_files_name_is_taken_if_it_is_the_next(stage):
+    def counter_of(model, named):
+        folder = stage.release_folder(model)
+        manifest = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"counter": named}))
+        new = proposal.propose(
+            stage.releases, proposal.read_source(folder), NOW, stage.lifetimes
+        ).new
+        return new.counter
+
+    stage.publish(b"first")
+    assert counter_of(b"named", 5) == 5
+    assert counter_of(b"old", 1) == 2
+    assert counter_of(b"without", 0) == 2

@@ -1,12 +1,17 @@
 """The verbs `convoy release ...`, from the keys to a withdrawn release."""
 
 import json
+import tomllib
+from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from convoy_cli.main import DONE, FAILED, WRONG_USAGE, run
+from convoy_server.releases.repository import Lifetimes
+from convoy_server.releases.rollout import RolloutBounds
+from convoy_server.releases.settings import ReleaseSettings, load_settings
 from convoy_simulation.releases.release_stage import MODEL, ReleaseStage
 
 _VERBS = (
@@ -247,3 +252,28 @@ def test_help_of_every_verb_shows_an_example(ready):
     for verb in _VERBS:
         code, out, _ = ready(verb, "--help")
         assert (code, f"convoy release {verb}" in out) == (DONE, True)
+
+
+def test_settings_lie_beside_the_repository_and_are_read_strictly(ready):
+    path = Path("releases/releases.toml")
+    assert load_settings(path.parent) == ReleaseSettings()
+    assert set(tomllib.loads(path.read_text())["days"]) == set(Lifetimes.__slots__)
+    assert set(tomllib.loads(path.read_text())["rollout"]) == set(RolloutBounds.__slots__)
+    release = published(ready)
+    path.write_text("[rollout]\nmin_bda = 1\n")
+    code, _, said = ready("promote", release)
+    assert (code, "unknown key 'min_bda'; did you mean 'min_bad'?" in said) == (WRONG_USAGE, True)
+    path.write_text("[days\n")
+    assert "releases/releases.toml: no valid TOML" in ready("promote", release)[2]
+    path.unlink()
+    assert ready("promote", release)[0] == DONE
+
+
+def test_a_stick_is_good_for_as_long_as_was_asked(ready):
+    published(ready)
+    assert ready("publish") == (DONE, "nothing waits, and all is fresh\n", "")
+    assert ready("publish", "--timestamp-days", "14")[1].startswith(
+        "nothing waits; what the server"
+    )
+    expires = json.loads(ready("list", "--json")[1])["expires"]["timestamp"]
+    assert (datetime.fromisoformat(expires) - datetime.now(UTC)).days == 13

@@ -1,15 +1,22 @@
 """The release service over gRPC on 127.0.0.1: who may call, what is answered, what is bounded."""
 
+import contextlib
+import socket
+import time
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from convoy_edge_client.errors import RepositoryDownError
 from convoy_edge_client.releases.byte_source import MissingFileError
-from convoy_edge_client.releases.release_client import HintPace, release_client
+from convoy_edge_client.releases.release_client import CallTimeouts, HintPace, release_client
+from convoy_privacy.releases.layout import stored_path
 from convoy_privacy.tls_authority import TlsAuthority
 from convoy_protos.v1.release_pb2 import FetchRequest, ReleaseEvent, ReportRequest
 from convoy_server.releases.release_service import (
@@ -89,6 +96,45 @@ def test_an_offset_beyond_the_end_is_refused(running):
         list(source.read("metadata/timestamp.json", 1 << 40))
 
 
+def test_a_server_that_is_not_there_or_says_nothing_is_down(service):
+    tls = service.client_tls("car-1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            release_client(address, tls, CallTimeouts(short_s=0.2)) as source,
+            pytest.raises(RepositoryDownError, match="deadline_exceeded"),
+        ):
+            list(source.read("metadata/timestamp.json", 0))
+    with (
+        release_client(address, tls) as source,
+        pytest.raises(RepositoryDownError, match="unavailable"),
+    ):
+        list(source.read("metadata/timestamp.json", 0))
+
+
+def test_a_vehicle_that_does_not_read_loses_its_stream(tmp_path):
+    limits = ServiceLimits(calls_per_minute=100_000, streams_at_once=1, transfer_s=0.3, tend_s=0.05)
+    service = ServiceStage(tmp_path, NOW, {"car-1"}, limits)
+    target = service.stage.publish(bytes(32 << 20)).files[MODEL]
+    path = stored_path(target.path, target.hashes["sha256"])
+    tls = service.client_tls("car-1")
+    with service.running() as address, release_client(address, tls) as slow:
+        reading = slow.read(path, 0)
+        next(reading)
+        with release_client(address, tls) as other:
+
+            def answered():
+                with contextlib.suppress(RepositoryDownError):
+                    return bool(list(other.read("metadata/timestamp.json", 0)))
+                return False
+
+            until_s = time.monotonic() + 20.0
+            while not answered():  # until the server has ended the first stream
+                assert time.monotonic() < until_s
+        with pytest.raises(RepositoryDownError, match="too slow: go on with a new call"):
+            list(reading)
+
+
 def test_a_certificate_of_another_ca_does_not_connect(running):
     with (
         client(running, signer=TlsAuthority.create(NOW)) as source,
@@ -110,7 +156,7 @@ def test_a_vehicle_that_left_the_fleet_gets_nothing(running):
     with client(running) as source:
         list(source.read("metadata/timestamp.json", 0))
         running.members.remove("car-1")
-        with pytest.raises(RepositoryDownError, match="'car-1' is no vehicle of this fleet"):
+        with pytest.raises(RepositoryDownError, match="car-1 is no member of this fleet any more"):
             list(source.read("metadata/timestamp.json", 0))
 
 
@@ -176,23 +222,40 @@ def refusal(act):
     return caught.value.code
 
 
+def passed(name, membership=1):
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    der = TlsAuthority.create(NOW).certify_client(name, membership, key, NOW, 1)
+    return [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)]
+
+
 def test_a_vehicle_may_call_so_often_and_no_more():
-    callers = Callers(ServiceLimits(calls_per_minute=2), lambda _: True)
+    callers = Callers(ServiceLimits(calls_per_minute=2), lambda *_: True)
+    one, other = passed("car-1"), passed("car-2")
     for _ in range(2):
-        assert callers.admit([b"car-1"], 0.0) == "car-1"
-    assert refusal(lambda: callers.admit([b"car-1"], 0.0)) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert callers.admit([b"car-2"], 0.0) == "car-2"
-    assert callers.admit([b"car-1"], 30.0) == "car-1"
+        assert callers.admit(one, 0.0) == "car-1"
+    assert refusal(lambda: callers.admit(one, 0.0)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert callers.admit(other, 0.0) == "car-2"
+    assert callers.admit(one, 30.0) == "car-1"
 
 
-@pytest.mark.parametrize("names", [[], [b""], [b"a", b"b"], [b"\xff"], [b"stranger"]])
-def test_who_is_no_member_is_refused(names):
-    callers = Callers(ServiceLimits(), lambda name: name == "car-1")
-    assert refusal(lambda: callers.admit(names, 0.0)) is grpc.StatusCode.PERMISSION_DENIED
+def test_a_revoked_membership_is_refused_whatever_the_name():
+    callers = Callers(ServiceLimits(), lambda _name, membership: membership != 7)
+    assert callers.admit(passed("car-1", 8), 0.0) == "car-1"
+    revoked = passed("car-1", 7)
+    assert refusal(lambda: callers.admit(revoked, 0.0)) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_certificate_that_is_no_pass_is_refused():
+    callers = Callers(ServiceLimits(), lambda *_: True)
+    server = TlsAuthority.create(NOW).issue(("127.0.0.1",), NOW).certificate
+    pem = x509.load_der_x509_certificate(server).public_bytes(Encoding.PEM)
+    for shown in ([], [b""], [b"garbage"], [pem], [pem, pem]):
+        code = refusal(lambda shown=shown: callers.admit(shown, 0.0))
+        assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_vehicle_has_so_many_streams_and_no_more():
-    callers = Callers(ServiceLimits(streams_at_once=1), lambda _: True)
+    callers = Callers(ServiceLimits(streams_at_once=1), lambda *_: True)
 
     def second():
         with callers.stream("car-1"):

@@ -17,6 +17,7 @@ from convoy_privacy.fleet_store import create_fleet
 from convoy_privacy.tls_authority import TlsAuthority
 from convoy_privacy.tls_files import save_server
 from convoy_protos.findings import Level, problems
+from convoy_server.releases.release_keys import save_online_keys
 from convoy_server.service.health_file import HEALTH_FILE, ServiceHealth, save_health
 from convoy_server.service.server_check import (
     check_aggregator,
@@ -27,10 +28,12 @@ from convoy_server.service.server_check import (
     check_metrics_door,
     check_ports,
     check_private_door,
+    check_releases,
     check_server,
     clock_finding,
 )
 from convoy_server.service.server_config import PrivateDoorConfig
+from convoy_simulation.releases.release_stage import ReleaseStage
 
 
 @pytest.fixture
@@ -164,6 +167,26 @@ def test_who_signs_for_new_devices_is_told(config, tmp_path):
     assert "convoy fleet init" in only_problem(check_authority(broken))
     silent = replaced(config, "enrolment", public_address="")
     assert [one.level for one in check_authority(silent)] == [Level.WARNING, Level.OK]
+
+
+def test_releases_that_vehicles_would_refuse_are_a_problem(config, tmp_path):
+    assert problems(check_releases(config, NOW)) == []  # none are served
+    stage = ReleaseStage(tmp_path / "stage", NOW)
+    save_online_keys(stage.releases / "online", stage.online)
+    served = replaced(config, "releases", folder=str(stage.releases))
+    served = replaced(served, "enrolment", public_address="127.0.0.1:9091")
+    assert problems(check_releases(served, NOW)) == []
+    assert "timestamp: expired on" in only_problem(check_releases(served, NOW + timedelta(days=2)))
+    (stage.releases / "online" / "timestamp.key").unlink()
+    assert "timestamp.key: No such file" in only_problem(check_releases(served, NOW))
+
+
+def test_releases_without_enrolment_are_a_problem(config, tmp_path):
+    served = replaced(config, "releases", folder=str(tmp_path / "nowhere"))
+    served = replaced(served, "enrolment", public_address="")
+    without_enrolment, without_folder = problems(check_releases(served, NOW))
+    assert "set [enrolment] public_address" in without_enrolment.message
+    assert "No such file" in without_folder.message
 
 
 def test_a_state_folder_that_others_read_is_a_problem(config):

@@ -63,6 +63,8 @@ def test_the_example_has_every_key_with_its_default(tmp_path):
         (('format = "json"', 'format = "xml"'), "log format: expected one of json, text"),
         (('public_address = ""', 'public_address = "host"'), "public_address must be HOST:PORT"),
         (("keep_free_mb = 2000", "keep_free_mb = -1"), "keep_free_mb must not be negative"),
+        (("port = 9094", "port = 0"), "releases.*port must be in 1..65535, got 0"),
+        (('folder = ""\nhost = "0.0.0.0"\nport = 9094', 'folder = "x"\nport = 9091'), "same port"),
         (('state = "state"', ""), "state is missing"),
         (('aggregator = "aggregator"', 'aggregator = ""'), "aggregator must not be empty"),
     ],
