@@ -76,7 +76,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     )
     release = folder / "release"
     release.mkdir()
-    write_variants(release, model, proxy, data, seven_bit_weights=options.seven_bit_weights)
+    write_variants(release, model, proxy, data, seven_bit_weights=not options.eight_bit_weights)
     drivers = {variant: OnnxDriver(release / variant.file_name) for variant in Variant}
     held_MHWC = proxy.frames_at(proxy.held_indices)
     write_golden_and_manifest(release, drivers, held_MHWC[:8])
@@ -183,7 +183,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--repetitions", type=int, default=400)
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--seven-bit-weights", action="store_true")
+    parser.add_argument("--eight-bit-weights", action="store_true")
     return parser.parse_args()
 
 

@@ -141,6 +141,14 @@ def _claims_more_than_it_stores():
     return _changed(change)
 
 
+def _axes(*sizes):
+    def change(made):
+        del made.graph.initializer[1].dims[:]
+        made.graph.initializer[1].dims.extend(sizes)
+
+    return _changed(change)
+
+
 def _function():
     def change(made):
         function = made.functions.add(name="Relu", domain="", output=["y"], input=["x"])
@@ -200,6 +208,8 @@ BAD_MODELS = {
     "infinite_weights": (_changed(lambda made: _fill(made, "kernel", np.inf)), "weights"),
     "weights_of_3e38": (_changed(lambda made: _fill(made, "kernel", 3e38)), "weights"),
     "claims_more_than_it_stores": (_claims_more_than_it_stores(), "weights"),
+    "axes_without_end": (_axes(*[2**62] * 2000), "weights"),
+    "negative_axes": (_axes(-4, 3, -3, 3), "weights"),
     "double_weights": (_double_weights(), "weights"),
     "other_input_name": (_other_input_name(), "contract"),
     "wrong_height": (_size(1, 240), "contract"),

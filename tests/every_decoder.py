@@ -60,6 +60,8 @@ from convoy_protos.errors import MalformedMessageError, ProtocolError, SettingsE
 from convoy_protos.release_manifest import read_manifest
 from convoy_protos.settings import to_table
 from convoy_protos.v1.federation_pb2 import (
+    CalibrationRanges,
+    CalibrationRequest,
     Evaluation,
     RoundInstructions,
     Trained,
@@ -353,6 +355,16 @@ def every_decoder() -> Mapping[str, Decoder]:
             "profile",
             flower_messages.read_profile,
             VehicleProfile(vehicle_id="car1").SerializeToString(),
+        ),
+        "calibration": (
+            "calibration",
+            flower_messages.read_calibration,
+            CalibrationRequest(observer=b"network", frames=64).SerializeToString(),
+        ),
+        "ranges": (
+            "ranges",
+            flower_messages.read_ranges,
+            CalibrationRanges(low=[0.0, -1.0], high=[1.0, 2.0]).SerializeToString(),
         ),
     }
     return {

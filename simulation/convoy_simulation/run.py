@@ -261,6 +261,7 @@ def release_model(
         with _fleet_grid(scenario, plan, vehicles) as grid:
             return ask_for_ranges(
                 grid,
+                [FIRST_NODE + index for index in range(len(vehicles))],
                 network,
                 names,
                 vehicles=run.release.calibration_vehicles,

@@ -8,6 +8,7 @@ from convoy_protos.errors import MalformedMessageError
 from convoy_protos.flower_messages import (
     UPDATE_STYPE,
     answer_content,
+    calibration_content,
     content_bytes,
     evaluation_content,
     instructions_content,
@@ -15,12 +16,15 @@ from convoy_protos.flower_messages import (
     model_array,
     model_delta_array,
     profile_content,
+    ranges_content,
     read_answer,
+    read_calibration,
     read_evaluation,
     read_instructions,
     read_model,
     read_model_delta,
     read_profile,
+    read_ranges,
     read_request,
     read_trained,
     read_update,
@@ -29,6 +33,8 @@ from convoy_protos.flower_messages import (
     update_content,
 )
 from convoy_protos.v1.federation_pb2 import (
+    CalibrationRanges,
+    CalibrationRequest,
     Evaluation,
     RoundInstructions,
     Trained,
@@ -53,6 +59,9 @@ def test_small_messages_come_out_as_they_went_in():
     evaluation, profile = Evaluation(round=2), VehicleProfile(vehicle_id="car0")
     assert read_evaluation(evaluation_content(evaluation)) == evaluation
     assert read_profile(profile_content(profile)) == profile
+    request, ranges = CalibrationRequest(observer=b"net"), CalibrationRanges(low=[0.5], high=[2])
+    assert read_calibration(calibration_content(request)) == request
+    assert read_ranges(ranges_content(ranges)) == ranges
 
 
 def test_a_difference_is_not_taken_for_a_model_nor_a_model_for_a_difference():

@@ -72,9 +72,18 @@ def _one_process(orders: Sequence[WorkerOrder], memory_mb: int) -> tuple[list[An
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
-    # A line without an end was cut off.
-    lines = output.split(b"\n")[:-1]
-    return [json.loads(line) for line in lines[: len(orders)]], process.returncode
+    return _answers(output)[: len(orders)], process.returncode
+
+
+def _answers(output: bytes) -> list[Any]:
+    """Whole lines up to the first that is no JSON; a line without an end was cut off."""
+    answers = []
+    for line in output.split(b"\n")[:-1]:
+        try:
+            answers.append(json.loads(line))
+        except (ValueError, RecursionError):
+            break
+    return answers
 
 
 def _how_it_ended(code: int, order: WorkerOrder, memory_mb: int) -> str:

@@ -68,6 +68,8 @@ _FLOAT, _UINT8 = 1, 2
 _NUMPY_TYPES: Final = {_FLOAT: "<f4", _UINT8: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?"}
 """TensorProto.DataType of the constants that a driving model has."""
 
+_MOST_AXES: Final = 8
+
 _PLAIN_ATTRIBUTES: Final = frozenset({1, 2, 3, 4, 6, 7, 8})
 """AttributeProto.AttributeType: numbers, strings, one tensor. No graphs, no types."""
 _REFUSED_ATTRIBUTE_FIELDS: Final = (
@@ -80,7 +82,6 @@ _REFUSED_ATTRIBUTE_FIELDS: Final = (
     "sparse_tensor",
     "sparse_tensors",
 )
-
 
 BATCH: Final = 0
 """As ONNX gives an open size."""
@@ -222,8 +223,10 @@ def _values(tensor: OnnxTensor) -> NDArray[Any]:
     )
     if not stored.size:
         stored = np.asarray(tensor.float_data or tensor.int32_data or tensor.int64_data)
+    if len(tensor.dims) > _MOST_AXES or any(dim < 0 for dim in tensor.dims):
+        raise _RefusedError(f"constant {_short(tensor.name)} has axes that no tensor has")
     expected = math.prod(tensor.dims)
-    if any(dim < 0 for dim in tensor.dims) or stored.size != expected:
+    if stored.size != expected:
         raise _RefusedError(
             f"constant {_short(tensor.name)} claims {expected} values and stores {stored.size}"
         )

@@ -31,6 +31,12 @@ class Provider(Enum):
         """
         return _VARIANTS[self]
 
+    def options(self, engine_cache: str) -> dict[str, str]:
+        """For onnxruntime; an empty `engine_cache` keeps none of TensorRT's engines."""
+        if self is Provider.TENSORRT and engine_cache:
+            return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": engine_cache}
+        return {}
+
 
 _ONNXRUNTIME_NAMES: Final = {
     Provider.TENSORRT: "TensorrtExecutionProvider",

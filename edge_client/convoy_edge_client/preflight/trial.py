@@ -41,7 +41,7 @@ def try_out(order: TrialOrder) -> TrialResult:
         driver = OnnxDriver(
             path,
             content=content,
-            providers=((provider.onnxruntime_name, _options(provider, order)),),
+            providers=((provider.onnxruntime_name, provider.options(order.engine_cache)),),
             profile_prefix="trial",
         )
         load_ms = (time.perf_counter_ns() - started_ns) / 1e6
@@ -59,15 +59,6 @@ def try_out(order: TrialOrder) -> TrialResult:
         p99_ms=float(np.percentile(taken_ms, 99)),
         load_ms=load_ms,
     )
-
-
-def _options(provider: Provider, order: TrialOrder) -> dict[str, str]:
-    if provider is Provider.TENSORRT and order.engine_cache:
-        return {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": order.engine_cache,
-        }
-    return {}
 
 
 def _times_ms(driver: OnnxDriver, frame_1HWC: NDArray[np.uint8], repetitions: int) -> list[float]:

@@ -5,10 +5,11 @@ one line of JSON an answer to standard output. Whatever happens to it, its paren
 """
 
 import json
+import os
 import resource
 import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from convoy_protos.settings import from_table, to_table
 
@@ -16,29 +17,48 @@ EXAMINE: Final = "examine"
 TRY_OUT: Final = "try out"
 OBSERVE: Final = "observe"
 
+_LARGEST_FILE: Final = 512 * 2**20
+"""Of a profile or of one of TensorRT's engines."""
+
 
 def main() -> None:
     """One order after the other."""
     message = json.load(sys.stdin)
-    limit_memory(message["memory_mb"])
-    for order in message["orders"]:
-        # Ends this process even where nobody is left to wait for it.
-        signal.setitimer(signal.ITIMER_REAL, order["limit_s"])
-        answer = _TASKS[order["task"]](order["content"])
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    limit_process(message["memory_mb"])
+    with _answers_alone() as answers:
+        for order in message["orders"]:
+            # Ends this process even where nobody is left to wait for it.
+            signal.setitimer(signal.ITIMER_REAL, order["limit_s"])
+            answer = _TASKS[order["task"]](order["content"])
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
 
 
-def limit_memory(memory_mb: int) -> None:
-    """Allow so many 2^20 bytes of data, and no core dumps.
+def limit_process(memory_mb: int) -> None:
+    """Allow so many 2^20 bytes of data, no large files, no core dumps; let the alarm through.
 
     RLIMIT_DATA counts what a process really asks for; RLIMIT_AS would also count the address space
     that CUDA reserves.
     """
-    for kind, value in ((resource.RLIMIT_DATA, memory_mb * 2**20), (resource.RLIMIT_CORE, 0)):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    for kind, value in (
+        (resource.RLIMIT_DATA, memory_mb * 2**20),
+        (resource.RLIMIT_FSIZE, _LARGEST_FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
         _, hard = resource.getrlimit(kind)
         least = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (least, least))
+
+
+def _answers_alone() -> TextIO:
+    """Standard output for answers; what libraries print there goes nowhere."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return answers
 
 
 def _examine(content: dict[str, Any]) -> Any:

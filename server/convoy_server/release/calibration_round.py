@@ -1,6 +1,7 @@
 """Ask vehicles for the ranges that calibrate a release: one Flower query, no frame in the answers."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 def ask_for_ranges(
     grid: Grid,
+    nodes: Sequence[int],
     observer: bytes,
     names: tuple[str, ...],
     *,
@@ -32,6 +34,7 @@ def ask_for_ranges(
 
     Args:
         grid: With the fleet behind it.
+        nodes: Of the vehicles, without mask helpers.
         observer: Of the network to calibrate.
         names: The tensors whose ranges it tells, in its order.
         vehicles: How many are asked at most, drawn by chance.
@@ -43,9 +46,8 @@ def ask_for_ranges(
         By node: what a vehicle calls itself could be another's name. Those that refuse, fail or tell
         what is no range are left out and logged.
     """
-    nodes = sorted(grid.get_node_ids())
     drawn = rng.choice(len(nodes), min(vehicles, len(nodes)), replace=False)
-    chosen = [nodes[place] for place in sorted(drawn)]
+    chosen = sorted(nodes[place] for place in drawn)
     request = CalibrationRequest(observer=observer, frames=frames)
     messages = [Message(calibration_content(request), node, QUERY_RANGES) for node in chosen]
     addresses = Addresses(messages)

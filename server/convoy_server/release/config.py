@@ -42,8 +42,9 @@ class ReleaseConfig:
         tensorrt: Also write an int8 file in the form that NVIDIA's TensorRT takes.
         golden_frames: Held-back proxy frames that go with the release: every vehicle lets the model
             answer them before it trusts it.
-        seven_bit_weights: For vehicles with x86 processors without VNNI (before about 2019), whose
-            8-bit sums may saturate; ARM and newer x86 do better with all 8 bits.
+        seven_bit_weights: Leave the top bit of the int8 weights unused in the file for processors. On
+            x86 without VNNI (before about 2019) sums of 8-bit products saturate, so that the same
+            file answers otherwise there than elsewhere; false where no vehicle has one.
         latency_repetitions: Single-frame runs from which the median latency is taken.
         max_student_accuracy_drop: Balanced accuracy that the student may lose to the global model.
         max_int8_accuracy_drop: Balanced accuracy that int8 may lose to float32.
@@ -76,7 +77,7 @@ class ReleaseConfig:
     calibration_frames: int = 128
     tensorrt: bool = True
     golden_frames: int = 8
-    seven_bit_weights: bool = False
+    seven_bit_weights: bool = True
     latency_repetitions: int = 200
     max_student_accuracy_drop: float = 0.05
     max_int8_accuracy_drop: float = 0.01

@@ -1,6 +1,9 @@
 """From a torch network to three ONNX files of the same contract."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +182,37 @@ def test_the_same_network_gives_the_same_bytes(driver, fp32, int8, trt):
         assert second.SerializeToString(deterministic=True) == first.SerializeToString(
             deterministic=True
         )
+
+
+def test_another_process_makes_the_same_bytes():
+    """Python orders sets by a seed that every process draws anew."""
+    code = """
+import hashlib
+from small_driver import HEIGHT, WIDTH, SmallDriver, SmallNetwork, road_frames
+from convoy_compression.model.onnx_export import export_onnx
+from convoy_compression.model.quantization import *
+
+fp32 = export_onnx(SmallDriver(SmallNetwork()).eval(), HEIGHT, WIDTH, {"b": "1", "a": "2"})
+ranges = ranges_from_frames(fp32, road_frames(8))
+for model in (fp32, quantize_int8(fp32, ranges, {}), quantize_for_tensorrt(fp32, ranges, {})):
+    print(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())
+"""
+    tests = str(Path(__file__).parents[2])
+
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env=os.environ
+            | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([tests, *sys.path])},
+            check=True,
+            timeout=100,
+            stdout=subprocess.PIPE,
+        ).stdout
+        for seed in ("1", "2")
+    )
+
+    assert first == second
+    assert len(set(first.split())) == 3
 
 
 def test_the_exporter_keeps_its_advice_to_itself(driver, capfd, caplog):

@@ -22,7 +22,7 @@ from convoy_protos.release_manifest import Variant
 DRIVE = """
 import json, re, sys
 from pathlib import Path
-from convoy_driving.onnx_driver import OnnxDriver
+from convoy_edge_client.preflight.chosen_driver import chosen_driver
 from convoy_edge_client.preflight.preflight import examine_release
 from convoy_edge_client.preflight.preflight_config import PreflightConfig
 import numpy as np
@@ -30,7 +30,7 @@ import numpy as np
 folder = Path(sys.argv[1])
 config = PreflightConfig(frame_period_ms=1e6, repetitions=3)
 report = examine_release(folder, config)
-driver = OnnxDriver(folder / report.choice.variant.file_name)
+driver = chosen_driver(folder, report.manifest, report.choice)
 for _ in range(100):
     driver.predict(np.zeros((1, driver.frame_height, driver.frame_width, 3), np.uint8))
 # ru_maxrss would count what the parent of this process had before exec.

@@ -260,6 +260,29 @@ def test_what_takes_too_long_is_ended(tmp_path):
     assert str(answer) == "not finished after 0.01 s"
 
 
+def test_it_is_ended_even_where_its_parent_ignores_the_alarm(tmp_path):
+    folder = small_release.write_release(tmp_path, BOTH, GOLDEN)
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        answer = ask(order_of(folder), limit_s=0.01)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert isinstance(answer, WorkerError)
+
+
+@pytest.mark.parametrize("printed", ["{broken", "[1]", ""])
+def test_what_is_printed_in_place_of_an_answer_is_no_answer(tmp_path, monkeypatch, printed):
+    babbling = tmp_path / "babbling"
+    babbling.write_text(f"#!{sys.executable}\nprint({printed!r}, end='')\n")
+    babbling.chmod(babbling.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(limited_process.sys, "executable", os.fspath(babbling))
+
+    (answer,) = ask_worker([WorkerOrder(task=TRY_OUT, content={}, limit_s=60.0)], 600)
+
+    assert isinstance(answer, WorkerError)
+
+
 def test_a_crash_is_an_answer(tmp_path, monkeypatch):
     crashing = tmp_path / "crashing"
     crashing.write_text(
