@@ -333,6 +333,13 @@ def candidate_failed(record: Record, release: str, reason: str) -> Record:
     return _given_up(record, reason, quarantine=True)
 
 
+def committed_failed(record: Record, slot: Slot, reason: str) -> Record:
+    """What is committed cannot drive any more, without a candidate to blame."""
+    if record.committed != slot:
+        return record
+    return _one_back(_quarantine(record, slot, reason), slot, reason)
+
+
 def unusable(record: Record, slot: Slot, reason: str) -> Record:
     """A slot's files are missing, damaged, or are not loaded any more; the way back begins."""
     if record.candidate == slot and record.state in WITH_DRIVER:
