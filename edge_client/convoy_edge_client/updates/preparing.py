@@ -41,6 +41,7 @@ def prepare(
     updater: ReleaseUpdater,
     config: ReleasesConfig,
     preflight: PreflightConfig,
+    *,
     vehicle: str,
     now: datetime,
 ) -> Record:

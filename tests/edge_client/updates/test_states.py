@@ -1,10 +1,10 @@
 """The states of a release on a vehicle: what drives, whatever happens in whatever order."""
 
-import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -184,9 +184,15 @@ def test_a_record_reads_as_it_was_written(state):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[]", b"{}", b'{"schema": "convoy.update/1", "state": "driving"}', b"\x00" * 50]
-    + [record_bytes(at(State.TRIAL))[:-40]]
-    + [record_bytes(at(State.TRIAL)).replace(b'"trial"', b'"idle"')],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"schema": "convoy.update/1", "state": "driving"}',
+        b"\x00" * 50,
+        record_bytes(at(State.TRIAL))[:-40],
+        record_bytes(at(State.TRIAL)).replace(b'"trial"', b'"idle"'),
+    ],
 )
 def test_what_is_no_record_is_refused_and_costs_no_drive(tmp_path, text):
     with pytest.raises(MalformedMessageError):
@@ -261,7 +267,7 @@ def test_a_kill_at_every_write_leaves_the_state_before_or_after(tmp_path):
         folder = tmp_path / str(at_call)
         UpdateFile(folder).step(lambda _: Record(committed=OLD, state=State.COMMITTED, floor=1))
         process = subprocess.run(
-            [sys.executable, "-c", source, folder, str(at_call), os.path.dirname(__file__)],
+            [sys.executable, "-c", source, folder, str(at_call), Path(__file__).parent],
             stdout=subprocess.PIPE,
             text=True,
             check=False,
