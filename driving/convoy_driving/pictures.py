@@ -1,16 +1,19 @@
 """From an encoded camera picture to the frame that the network sees."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from convoy_driving.data_config import DataConfig
-from convoy_driving.recordings.reader import Picture
+
+if TYPE_CHECKING:  # what drives needs no readers of recordings
+    from convoy_driving.recordings.reader import Picture
 
 
-def decode(picture: Picture) -> Image.Image | None:
+def decode(picture: "Picture") -> Image.Image | None:
     """The picture in RGB, or None where it cannot be decoded."""
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture)

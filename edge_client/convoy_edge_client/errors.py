@@ -4,6 +4,8 @@ ConvoyError
   UsageError                    (convoy_protos.errors: bad input, exit code 2)
     VehicleConfigError          a vehicle's configuration is missing or wrong
     RecordingsMissingError      a vehicle's recordings are not where its configuration says
+    FactoryModelError           nothing can be loaded to drive with, not even the factory's model
+    FrameSourceError            a source of frames is not there, or needs a package that is not installed
   ProtocolError                 (convoy_protos.errors: a misbehaving peer)
     ReleaseFileError            a file of a release is not the one that its manifest names
     RefusedInstructionsError    the server asks for something that this vehicle cannot or will not do
@@ -36,6 +38,14 @@ class VehicleConfigError(UsageError):
 
 class RecordingsMissingError(UsageError):
     """A vehicle's recordings are not where its configuration says; names vehicle and path."""
+
+
+class FactoryModelError(UsageError):
+    """Nothing can be loaded to drive with, not even the factory's model; the message names its folder."""
+
+
+class FrameSourceError(UsageError):
+    """A source of frames is not there, or needs a package that is not installed."""
 
 
 class ReleaseFileError(ProtocolError):

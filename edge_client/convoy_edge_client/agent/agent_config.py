@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from convoy_edge_client.agent.work_windows import WorkWindow, parse_window
+from convoy_edge_client.preflight.preflight_config import PreflightConfig
+from convoy_edge_client.updates.releases_config import ReleasesConfig
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table
@@ -221,6 +223,9 @@ class AgentConfig:
         work: Which work is taken, and when.
         guards: The state that the machine must be in.
         link: How the network is used.
+        releases: Where releases come from; off where no repository is named. Its folder is "releases" in
+            the state folder unless given; `convoy drive` shares it.
+        preflight: What a release may ask of this vehicle.
     """
 
     state: str
@@ -230,6 +235,8 @@ class AgentConfig:
     work: WorkConfig = field(default_factory=WorkConfig)
     guards: GuardConfig = field(default_factory=GuardConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    releases: ReleasesConfig = field(default_factory=ReleasesConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
     @property
     def state_path(self) -> Path:
@@ -305,6 +312,9 @@ def _with_state_folder(table: Mapping[str, Any]) -> dict[str, Any]:
         if filled.get("role") == "roadside":
             own["helper_identity"] = own["identity"]
         filled["vehicle"] = own | vehicle
+    releases = filled.get("releases", {})
+    if isinstance(releases, dict) and isinstance(state, str):
+        filled["releases"] = {"folder": f"{state}/releases"} | releases
     return filled
 
 
@@ -318,6 +328,7 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
     return replace(
         config,
         state=absolute(config.state),
+        releases=config.releases.below(folder),
         vehicle=replace(
             vehicle,
             recordings=tuple(map(absolute, vehicle.recordings)),

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flwr.clientapp import ClientApp
 
@@ -46,6 +46,9 @@ from convoy_protos.errors import (
     UsageError,
 )
 from convoy_protos.flower_internals import FleetConnection
+
+if TYPE_CHECKING:
+    from convoy_edge_client.updates.updating import Updating
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +235,8 @@ class _Chores:
     """What is done between messages, now and then; a chore that fails is logged and tried again."""
 
     def __init__(self, config: AgentConfig, states: RunStates, ledger: TrafficLedger) -> None:
-        self._due_s = dict.fromkeys(("tidy", "renew"), 0.0)
+        self._due_s = dict.fromkeys(("tidy", "renew", "releases"), 0.0)
+        self._updating: Updating | None = None
         self._config = config
         self._states = states
         self._ledger = ledger
@@ -241,6 +245,8 @@ class _Chores:
         """Whatever is due."""
         self._do("tidy", _TIDY_EVERY_S, self._tidy)
         self._do("renew", _RENEW_EVERY_S, self._renew)
+        if self._config.releases.is_on:
+            self._do("releases", self._config.releases.check_every_s, self._update)
 
     def _do(self, name: str, every_s: float, chore: Callable[[], None]) -> None:
         now_s = time.monotonic()
@@ -259,6 +265,28 @@ class _Chores:
     def _renew(self) -> None:
         outcome = renew_if_due(self._config, datetime.now(UTC))
         logger.info("certificate: %s", outcome.value)
+
+    def _update(self) -> None:
+        if self._updating is None:
+            self._updating = _make_updating(self._config)
+        self._updating.turn(datetime.now(UTC))
+
+
+def _make_updating(config: AgentConfig) -> "Updating":
+    # tuf and onnxruntime come with these, which an agent without releases does not need.
+    from convoy_edge_client.updates.updating import Updating, passes  # noqa: PLC0415
+
+    return Updating(
+        config.releases,
+        config.preflight,
+        config.vehicle.vehicle_id,
+        lambda: passes(
+            config.releases.folder_path,
+            config.identity_path,
+            config.server.services,
+            config.root_certificates_path,
+        ),
+    )
 
 
 def _make_app(config: AgentConfig, guard: Guard, stop: threading.Event) -> ClientApp:

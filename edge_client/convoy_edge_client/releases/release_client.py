@@ -14,6 +14,9 @@ from convoy_protos.v1.release_pb2 import (
     FetchRequest,
     ReleaseEvent,
     ReportRequest,
+    TelemetryLine,
+    TelemetryReply,
+    TelemetryRequest,
     WatchRequest,
 )
 from convoy_protos.v1.release_pb2_grpc import ReleasesStub
@@ -117,6 +120,22 @@ class ReleaseClient:
         except grpc.RpcError as error:
             raise self._down(error) from error
         return int(reply.highest_number)
+
+    def telemetry(self, lines: Sequence[TelemetryLine]) -> TelemetryReply:
+        """Say how the vehicle drives.
+
+        Args:
+            lines: 1 to 64, in the order of their numbers.
+
+        Raises:
+            RepositoryDownError: Nobody answers, or refuses.
+        """
+        try:
+            return self._stub.Telemetry(
+                TelemetryRequest(lines=lines), timeout=self._timeouts.short_s
+            )
+        except grpc.RpcError as error:
+            raise self._down(error) from error
 
     def _down(self, error: grpc.RpcError) -> RepositoryDownError:
         details = " ".join((error.details() or "").split())

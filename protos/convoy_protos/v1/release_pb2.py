@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63onvoy_protos/v1/release.proto\x12\tconvoy.v1\"\x0e\n\x0cWatchRequest\"!\n\x04Hint\x12\x19\n\x11timestamp_version\x18\x01 \x01(\x04\",\n\x0c\x46\x65tchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"8\n\rReportRequest\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.convoy.v1.ReleaseEvent\"\xee\x01\n\x0cReleaseEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x30\n\x07outcome\x18\x03 \x01(\x0e\x32\x1f.convoy.v1.ReleaseEvent.Outcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\"{\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_STARTED\x10\x01\x12\x15\n\x11OUTCOME_COMMITTED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x17\n\x13OUTCOME_ROLLED_BACK\x10\x04\"%\n\x0bReportReply\x12\x16\n\x0ehighest_number\x18\x01 \x01(\x04\x32\xb1\x01\n\x08Releases\x12\x33\n\x05Watch\x12\x17.convoy.v1.WatchRequest\x1a\x0f.convoy.v1.Hint0\x01\x12\x34\n\x05\x46\x65tch\x12\x17.convoy.v1.FetchRequest\x1a\x10.convoy.v1.Chunk0\x01\x12:\n\x06Report\x12\x18.convoy.v1.ReportRequest\x1a\x16.convoy.v1.ReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63onvoy_protos/v1/release.proto\x12\tconvoy.v1\"\x0e\n\x0cWatchRequest\"!\n\x04Hint\x12\x19\n\x11timestamp_version\x18\x01 \x01(\x04\",\n\x0c\x46\x65tchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"8\n\rReportRequest\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.convoy.v1.ReleaseEvent\"\xee\x01\n\x0cReleaseEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x30\n\x07outcome\x18\x03 \x01(\x0e\x32\x1f.convoy.v1.ReleaseEvent.Outcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\"{\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_STARTED\x10\x01\x12\x15\n\x11OUTCOME_COMMITTED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x17\n\x13OUTCOME_ROLLED_BACK\x10\x04\"%\n\x0bReportReply\x12\x16\n\x0ehighest_number\x18\x01 \x01(\x04\";\n\x10TelemetryRequest\x12\'\n\x05lines\x18\x01 \x03(\x0b\x32\x18.convoy.v1.TelemetryLine\"\x94\x03\n\rTelemetryLine\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06time_s\x18\x02 \x01(\x01\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x04\x12\x0e\n\x06missed\x18\x07 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\x04\x12\x0e\n\x06p50_ms\x18\t \x01(\x02\x12\x0e\n\x06p99_ms\x18\n \x01(\x02\x12\x12\n\nlongest_ms\x18\x0b \x01(\x02\x12\x15\n\rsteering_bins\x18\x0c \x03(\x04\x12\x14\n\x0cmean_entropy\x18\r \x01(\x02\x12\x15\n\rentropy_drift\x18\x0e \x01(\x02\x12\x17\n\x0fshadow_compared\x18\x0f \x01(\x04\x12\x19\n\x11shadow_difference\x18\x10 \x01(\x02\x12\x1a\n\rtemperature_c\x18\x11 \x01(\x02H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x15\n\rfirst_failure\x18\x13 \x01(\tB\x10\n\x0e_temperature_c\"A\n\x0eTelemetryReply\x12\x16\n\x0ehighest_number\x18\x01 \x01(\x04\x12\x17\n\x0fnext_interval_s\x18\x02 \x01(\x01\x32\xf6\x01\n\x08Releases\x12\x33\n\x05Watch\x12\x17.convoy.v1.WatchRequest\x1a\x0f.convoy.v1.Hint0\x01\x12\x34\n\x05\x46\x65tch\x12\x17.convoy.v1.FetchRequest\x1a\x10.convoy.v1.Chunk0\x01\x12:\n\x06Report\x12\x18.convoy.v1.ReportRequest\x1a\x16.convoy.v1.ReportReply\x12\x43\n\tTelemetry\x12\x1b.convoy.v1.TelemetryRequest\x1a\x19.convoy.v1.TelemetryReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASEEVENT_OUTCOME']._serialized_end=462
   _globals['_REPORTREPLY']._serialized_start=464
   _globals['_REPORTREPLY']._serialized_end=501
-  _globals['_RELEASES']._serialized_start=504
-  _globals['_RELEASES']._serialized_end=681
+  _globals['_TELEMETRYREQUEST']._serialized_start=503
+  _globals['_TELEMETRYREQUEST']._serialized_end=562
+  _globals['_TELEMETRYLINE']._serialized_start=565
+  _globals['_TELEMETRYLINE']._serialized_end=969
+  _globals['_TELEMETRYREPLY']._serialized_start=971
+  _globals['_TELEMETRYREPLY']._serialized_end=1036
+  _globals['_RELEASES']._serialized_start=1039
+  _globals['_RELEASES']._serialized_end=1285
 # @@protoc_insertion_point(module_scope)

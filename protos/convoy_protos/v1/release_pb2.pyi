@@ -192,3 +192,132 @@ class ReportReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportReply: _TypeAlias = ReportReply  # noqa: Y015
+
+@_typing.final
+class TelemetryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___TelemetryLine]:
+        """at most 64, in the order of their numbers"""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[Global___TelemetryLine] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TelemetryRequest: _TypeAlias = TelemetryRequest  # noqa: Y015
+
+@_typing.final
+class TelemetryLine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TIME_S_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    LONGEST_MS_FIELD_NUMBER: _builtins.int
+    STEERING_BINS_FIELD_NUMBER: _builtins.int
+    MEAN_ENTROPY_FIELD_NUMBER: _builtins.int
+    ENTROPY_DRIFT_FIELD_NUMBER: _builtins.int
+    SHADOW_COMPARED_FIELD_NUMBER: _builtins.int
+    SHADOW_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_C_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIRST_FAILURE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """grows with each line of this vehicle; below 2^63"""
+    time_s: _builtins.float
+    """end of the interval, seconds since 1970 by the vehicle's clock"""
+    release: _builtins.str
+    provider: _builtins.str
+    state: _builtins.str
+    frames: _builtins.int
+    missed: _builtins.int
+    failures: _builtins.int
+    p50_ms: _builtins.float
+    p99_ms: _builtins.float
+    longest_ms: _builtins.float
+    mean_entropy: _builtins.float
+    """bits"""
+    entropy_drift: _builtins.float
+    shadow_compared: _builtins.int
+    shadow_difference: _builtins.float
+    temperature_c: _builtins.float
+    reason: _builtins.str
+    """one line of at most 500 bytes"""
+    first_failure: _builtins.str
+    """likewise"""
+    @_builtins.property
+    def steering_bins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """15, from full left to full right"""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        time_s: _builtins.float = ...,
+        release: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        state: _builtins.str = ...,
+        frames: _builtins.int = ...,
+        missed: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        p50_ms: _builtins.float = ...,
+        p99_ms: _builtins.float = ...,
+        longest_ms: _builtins.float = ...,
+        steering_bins: _abc.Iterable[_builtins.int] | None = ...,
+        mean_entropy: _builtins.float = ...,
+        entropy_drift: _builtins.float = ...,
+        shadow_compared: _builtins.int = ...,
+        shadow_difference: _builtins.float = ...,
+        temperature_c: _builtins.float | None = ...,
+        reason: _builtins.str = ...,
+        first_failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c", "temperature_c", b"temperature_c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c", "entropy_drift", b"entropy_drift", "failures", b"failures", "first_failure", b"first_failure", "frames", b"frames", "longest_ms", b"longest_ms", "mean_entropy", b"mean_entropy", "missed", b"missed", "number", b"number", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "provider", b"provider", "reason", b"reason", "release", b"release", "shadow_compared", b"shadow_compared", "shadow_difference", b"shadow_difference", "state", b"state", "steering_bins", b"steering_bins", "temperature_c", b"temperature_c", "time_s", b"time_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature_c: _TypeAlias = _typing.Literal["temperature_c"]  # noqa: Y015
+    _WhichOneofArgType__temperature_c: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_c) -> _WhichOneofReturnType__temperature_c | None: ...
+
+Global___TelemetryLine: _TypeAlias = TelemetryLine  # noqa: Y015
+
+@_typing.final
+class TelemetryReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HIGHEST_NUMBER_FIELD_NUMBER: _builtins.int
+    NEXT_INTERVAL_S_FIELD_NUMBER: _builtins.int
+    highest_number: _builtins.int
+    """of the lines that are kept now: the vehicle may forget up to here"""
+    next_interval_s: _builtins.float
+    """the vehicle sends no sooner"""
+    def __init__(
+        self,
+        *,
+        highest_number: _builtins.int = ...,
+        next_interval_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest_number", b"highest_number", "next_interval_s", b"next_interval_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TelemetryReply: _TypeAlias = TelemetryReply  # noqa: Y015

@@ -49,6 +49,11 @@ class ReleasesStub:
                 request_serializer=convoy__protos_dot_v1_dot_release__pb2.ReportRequest.SerializeToString,
                 response_deserializer=convoy__protos_dot_v1_dot_release__pb2.ReportReply.FromString,
                 _registered_method=True)
+        self.Telemetry = channel.unary_unary(
+                '/convoy.v1.Releases/Telemetry',
+                request_serializer=convoy__protos_dot_v1_dot_release__pb2.TelemetryRequest.SerializeToString,
+                response_deserializer=convoy__protos_dot_v1_dot_release__pb2.TelemetryReply.FromString,
+                _registered_method=True)
 
 
 class ReleasesServicer:
@@ -75,6 +80,14 @@ class ReleasesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Telemetry(self, request, context):
+        """How it drives: lines that were summed up on the vehicle, without pictures or positions. A busy server
+        asks for longer pauses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReleasesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +105,11 @@ def add_ReleasesServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=convoy__protos_dot_v1_dot_release__pb2.ReportRequest.FromString,
                     response_serializer=convoy__protos_dot_v1_dot_release__pb2.ReportReply.SerializeToString,
+            ),
+            'Telemetry': grpc.unary_unary_rpc_method_handler(
+                    servicer.Telemetry,
+                    request_deserializer=convoy__protos_dot_v1_dot_release__pb2.TelemetryRequest.FromString,
+                    response_serializer=convoy__protos_dot_v1_dot_release__pb2.TelemetryReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +193,33 @@ class Releases:
             '/convoy.v1.Releases/Report',
             convoy__protos_dot_v1_dot_release__pb2.ReportRequest.SerializeToString,
             convoy__protos_dot_v1_dot_release__pb2.ReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Telemetry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/convoy.v1.Releases/Telemetry',
+            convoy__protos_dot_v1_dot_release__pb2.TelemetryRequest.SerializeToString,
+            convoy__protos_dot_v1_dot_release__pb2.TelemetryReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class ReleasesStub:
     """A file of the public repository from an offset on, in chunks of at most 256 KiB."""
     Report: _grpc.UnaryUnaryMultiCallable[_release_pb2.ReportRequest, _release_pb2.ReportReply]
     """How the vehicle fared. The same event again changes nothing."""
+    Telemetry: _grpc.UnaryUnaryMultiCallable[_release_pb2.TelemetryRequest, _release_pb2.TelemetryReply]
+    """How it drives: lines that were summed up on the vehicle, without pictures or positions. A busy server
+    asks for longer pauses.
+    """
 
 @_typing.type_check_only
 class ReleasesAsyncStub(ReleasesStub):
@@ -52,6 +56,10 @@ class ReleasesAsyncStub(ReleasesStub):
     """A file of the public repository from an offset on, in chunks of at most 256 KiB."""
     Report: _aio.UnaryUnaryMultiCallable[_release_pb2.ReportRequest, _release_pb2.ReportReply]  # type: ignore[assignment]
     """How the vehicle fared. The same event again changes nothing."""
+    Telemetry: _aio.UnaryUnaryMultiCallable[_release_pb2.TelemetryRequest, _release_pb2.TelemetryReply]  # type: ignore[assignment]
+    """How it drives: lines that were summed up on the vehicle, without pictures or positions. A busy server
+    asks for longer pauses.
+    """
 
 class ReleasesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -77,5 +85,15 @@ class ReleasesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_release_pb2.ReportReply, _abc.Awaitable[_release_pb2.ReportReply]]:
         """How the vehicle fared. The same event again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Telemetry(
+        self,
+        request: _release_pb2.TelemetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_release_pb2.TelemetryReply, _abc.Awaitable[_release_pb2.TelemetryReply]]:
+        """How it drives: lines that were summed up on the vehicle, without pictures or positions. A busy server
+        asks for longer pauses.
+        """
 
 def add_ReleasesServicer_to_server(servicer: ReleasesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

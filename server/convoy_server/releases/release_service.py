@@ -24,7 +24,7 @@ from convoy_privacy import key_files
 from convoy_privacy.errors import FleetFolderError, ReleaseFormatError
 from convoy_privacy.releases.layout import CHUNK_BYTES, check_name, check_path
 from convoy_privacy.tls_authority import read_client
-from convoy_protos.errors import ConvoyError, JobFailedError
+from convoy_protos.errors import ConvoyError, JobFailedError, MalformedMessageError
 from convoy_protos.v1.release_pb2 import (
     DESCRIPTOR,
     Chunk,
@@ -33,6 +33,8 @@ from convoy_protos.v1.release_pb2 import (
     ReleaseEvent,
     ReportReply,
     ReportRequest,
+    TelemetryReply,
+    TelemetryRequest,
     WatchRequest,
 )
 from convoy_server.errors import ReleaseFolderError
@@ -42,6 +44,12 @@ from convoy_server.releases.publication import renew
 from convoy_server.releases.report_book import BOOK_FILE, ReportBook
 from convoy_server.releases.repository import REPOSITORY_FOLDER, Lifetimes, load_state, locked
 from convoy_server.releases.rollout import Outcome, RolloutBounds, VehicleReport
+from convoy_server.releases.telemetry_book import (
+    MAX_LINES,
+    PAUSE_S,
+    TELEMETRY_FILE,
+    TelemetryBook,
+)
 from convoy_server.service.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)
@@ -191,6 +199,7 @@ class ReleaseDesk:
         """
         self._folder = releases / REPOSITORY_FOLDER
         self._book = ReportBook(releases / BOOK_FILE)
+        self._telemetry = TelemetryBook(releases / TELEMETRY_FILE)
 
     def timestamp_version(self) -> int:
         """What a hint says.
@@ -242,6 +251,21 @@ class ReleaseDesk:
                 logger.info("%s: %s %s", vehicle, report.release, report.outcome.value)
         return ReportReply(highest_number=max(report.number for report, _ in reports))
 
+    def telemetry(self, vehicle: str, request: TelemetryRequest) -> TelemetryReply:
+        """Keep how a vehicle drives.
+
+        Raises:
+            RequestRefusedError: A line is none; nothing of the request is kept.
+            ReleaseFolderError: The disk refuses.
+        """
+        try:
+            highest = self._telemetry.add(vehicle, request.lines)
+        except MalformedMessageError as error:
+            raise RequestRefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        # A full batch means that more waits: it may come at once, as far as the rate of calls allows.
+        more = len(request.lines) == MAX_LINES
+        return TelemetryReply(highest_number=highest, next_interval_s=0.0 if more else PAUSE_S)
+
 
 class ReleaseCalls:
     """The network's side of the desk.
@@ -281,6 +305,7 @@ class ReleaseCalls:
                 "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
                 "Fetch": grpc.unary_stream_rpc_method_handler(self._fetch),
                 "Report": grpc.unary_unary_rpc_method_handler(self._report),
+                "Telemetry": grpc.unary_unary_rpc_method_handler(self._telemetry),
             },
         )
 
@@ -316,6 +341,12 @@ class ReleaseCalls:
             request = ReportRequest.FromString(data)
             reply = await asyncio.to_thread(self._desk.report, vehicle, request)
             self.reported.set()
+            return reply.SerializeToString()
+
+    async def _telemetry(self, data: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
+        async with self._answering(context) as vehicle:
+            request = TelemetryRequest.FromString(data)
+            reply = await asyncio.to_thread(self._desk.telemetry, vehicle, request)
             return reply.SerializeToString()
 
     @contextlib.asynccontextmanager

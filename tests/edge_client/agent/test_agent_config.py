@@ -15,6 +15,7 @@ from convoy_edge_client.agent.agent_config import (
     host_and_port,
     load_agent_config,
 )
+from convoy_edge_client.updates.releases_config import ReleasesConfig
 from convoy_edge_client.vehicle_config import VehicleConfig
 from convoy_protos.errors import SettingsError
 
@@ -42,6 +43,7 @@ def test_two_keys_are_enough(load, tmp_path):
             cache_dir=str(tmp_path / "state/cache"),
             identity=str(tmp_path / "state/identity"),
         ),
+        releases=ReleasesConfig(folder=str(tmp_path / "state/releases")),
     )
     assert config.identity_path == tmp_path / "state/identity"
     assert config.node_key_path == tmp_path / "state/node.key"

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import small_release
 
 from convoy_edge_client.errors import ReleaseFileError
 from convoy_edge_client.preflight.choice import Choice
 from convoy_edge_client.preflight.chosen_driver import chosen_driver
 from convoy_edge_client.preflight.preflight_config import Provider
 from convoy_protos.release_manifest import Variant, read_manifest
+from convoy_simulation.releases import small_release
 
 CHOICE = Choice(variant=Variant.FP32, provider=Provider.CPU, p50_ms=1.0)
 
