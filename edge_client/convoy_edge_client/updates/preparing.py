@@ -176,11 +176,12 @@ def _split(config: PreflightConfig) -> tuple[PreflightConfig | None, PreflightCo
     """What is tried at once, and what builds engines first; None: nothing is."""
     tensorrt = Provider.TENSORRT.value
     quick = tuple(name for name in config.providers if name != tensorrt)
+    slow = tuple(name for name in config.providers if name == tensorrt)
     there = Provider.TENSORRT.onnxruntime_name in onnxruntime.get_available_providers()
-    builds = tensorrt in config.providers and (there or not quick)
+    builds = slow and (there or not quick)
     return (
         replace(config, providers=quick) if quick else None,
-        replace(config, providers=(tensorrt,)) if builds else None,
+        replace(config, providers=slow) if builds else None,
     )
 
 
