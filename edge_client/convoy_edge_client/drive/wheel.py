@@ -10,6 +10,7 @@ is on disk before it is entered, but for the way back: that one cannot wait for 
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 ENGINES_FOLDER: Final = "engines"
 _KEEP_EVERY_S: Final = 0.1
+_SWITCH_S: Final = 0.0005
 _NOT_LOADED: Final = (ReleaseFileError, ModelFileError, InferenceError)
 
 Telemetry = Callable[["Interval"], None]
@@ -124,6 +126,8 @@ class Wheel:
 
     def start(self) -> None:
         """Begin to look after the states; without it the first model drives for ever."""
+        # By default a thread may hold the interpreter for 5 ms while the one that drives waits for it.
+        sys.setswitchinterval(_SWITCH_S)
         self._keeper.start()
 
     def close(self) -> None:
