@@ -10,6 +10,7 @@ is on disk before it is entered, but for the way back: that one cannot wait for 
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 ENGINES_FOLDER: Final = "engines"
 _KEEP_EVERY_S: Final = 0.1
+_SWITCH_S: Final = 0.0005
 _NOT_LOADED: Final = (ReleaseFileError, ModelFileError, InferenceError)
 
 Telemetry = Callable[["Interval"], None]
@@ -124,6 +126,8 @@ class Wheel:
 
     def start(self) -> None:
         """Begin to look after the states; without it the first model drives for ever."""
+        # By default a thread may hold the interpreter for 5 ms while the one that drives waits for it.
+        sys.setswitchinterval(_SWITCH_S)
         self._keeper.start()
 
     def close(self) -> None:
@@ -131,6 +135,10 @@ class Wheel:
         self._stop.set()
         if self._keeper.is_alive():
             self._keeper.join()
+            try:
+                self._file.step(states.ended)
+            except ReleaseStoreError as error:
+                logger.warning("states: %s", error)
         self._end_shadow()
         self._tell()
 
@@ -212,10 +220,11 @@ class Wheel:
         state, candidate = self._record.state, self._record.candidate
         if state is not State.SHADOW:
             self._end_shadow()
+        settled = self._since_swap.frames >= self._config.settled_frames
+        if settled and self._record.starts and state is not State.TRIAL:
+            self._step(states.drives_well)
         if candidate is None or state not in states.WITH_DRIVER:
             self._warm = None
-            if self._since_swap.frames >= self._config.settled_frames and self._record.starts:
-                self._step(states.drives_well)
             return
         if state is State.SHADOW:
             self._watch_shadow(candidate)
@@ -260,6 +269,10 @@ class Wheel:
             self._step(lambda held: states.shadow_passed(held, candidate.release))
 
     def _hand_over(self, candidate: Slot) -> None:
+        if not self._record.may_advance:
+            return
+        if not is_open(self._config.swap_window, self._moment):
+            return
         if self._warm is None or self._warm.slot != candidate:
             try:
                 self._warm = load_model(
@@ -269,10 +282,8 @@ class Wheel:
                 why = str(error)
                 self._step(lambda held: states.unusable(held, candidate, why))
                 return
-        if not self._record.may_advance:
-            return
-        if not is_open(self._config.swap_window, self._moment):
-            return
+            if not is_open(self._config.swap_window, self._moment):
+                return  # closed meanwhile: it is warm for the next time
         after = self._step(lambda held: states.trial_begins(held, candidate.release))
         if after.state is State.TRIAL and after.candidate == candidate:
             self._before = _counted(self._since_swap)

@@ -14,7 +14,11 @@ import onnxruntime
 
 from convoy_edge_client.errors import ReleaseRefusedError, ReleaseStoreError, RepositoryDownError
 from convoy_edge_client.preflight.preflight import PreflightReport, examine_release
-from convoy_edge_client.preflight.preflight_config import PreflightConfig, Provider
+from convoy_edge_client.preflight.preflight_config import (
+    PreflightConfig,
+    Provider,
+    ProviderName,
+)
 from convoy_edge_client.releases.choice import Held, ReleaseRef
 from convoy_edge_client.releases.updater import Offer, ReleaseUpdater
 from convoy_edge_client.updates import states
@@ -174,7 +178,7 @@ def _examine(file: UpdateFile, config: PreflightConfig) -> Record:
 
 def _split(config: PreflightConfig) -> tuple[PreflightConfig | None, PreflightConfig | None]:
     """What is tried at once, and what builds engines first; None: nothing is."""
-    tensorrt = Provider.TENSORRT.value
+    tensorrt: ProviderName = "tensorrt"
     quick = tuple(name for name in config.providers if name != tensorrt)
     slow = tuple(name for name in config.providers if name == tensorrt)
     there = Provider.TENSORRT.onnxruntime_name in onnxruntime.get_available_providers()

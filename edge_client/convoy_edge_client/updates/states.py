@@ -289,10 +289,17 @@ def started(record: Record) -> Record:
 
 
 def drives_well(record: Record) -> Record:
-    """What is committed has driven for a while: its starts are forgiven."""
-    if record.candidate is not None or record.starts == 0:
+    """What drives has done so for a while: earlier starts are forgiven. A trial has its own end."""
+    if record.state is State.TRIAL or record.state in PREPARING or record.starts == 0:
         return record
     return replace(record, starts=0)
+
+
+def ended(record: Record) -> Record:
+    """The process that drives was asked to end and does: nobody is to blame for this start."""
+    if record.state in PREPARING or record.starts == 0:
+        return record
+    return replace(record, starts=record.starts - 1)
 
 
 def shadow_passed(record: Record, release: str) -> Record:

@@ -89,6 +89,20 @@ def test_starts_are_forgiven_once_it_drove_well():
     assert driven(record) == CHOSEN
 
 
+def test_a_vehicle_that_is_switched_off_in_order_blames_nobody():
+    record = at(State.TRIAL)
+    for _ in range(10):
+        record = states.ended(states.started(record))
+    assert driven(record) == CHOSEN
+
+
+def test_hard_ends_while_a_candidate_waits_are_forgiven_once_it_drove_well():
+    record = at(State.READY)
+    for _ in range(10):
+        record = states.drives_well(states.started(record))
+    assert record.state is State.READY
+
+
 def test_a_missing_previous_leaves_the_factory():
     record = states.unusable(at(State.COMMITTED), OLD, "its file is gone")
     assert list(ways(record)) == [CHOSEN, None]
@@ -339,7 +353,11 @@ class Vehicle(RuleBasedStateMachine):
             self.do(lambda r: states.candidate_failed(r, candidate.release, "NaN"))
             assert self.record.candidate is None
 
-    @rule(step=st.sampled_from([states.started, states.preparing_started, states.drives_well]))
+    @rule(
+        step=st.sampled_from(
+            [states.started, states.preparing_started, states.drives_well, states.ended]
+        )
+    )
     def start(self, step):
         self.do(step)
 
