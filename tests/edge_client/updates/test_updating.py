@@ -4,7 +4,6 @@ import dataclasses
 from datetime import UTC, datetime
 
 import pytest
-import small_release
 
 from convoy_edge_client.agent.agent_config import load_agent_config
 from convoy_edge_client.agent.resident import _Chores
@@ -23,6 +22,7 @@ from convoy_server.releases.release_keys import OFFLINE_THRESHOLD
 from convoy_server.releases.report_book import BOOK_FILE, ReportBook
 from convoy_server.releases.rollout import Outcome
 from convoy_server.releases.telemetry_book import TELEMETRY_FILE, TelemetryBook
+from convoy_simulation.releases import small_release
 from convoy_simulation.releases.service_stage import ServiceStage
 
 NOW = datetime.now(UTC)
