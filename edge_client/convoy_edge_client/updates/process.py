@@ -29,13 +29,17 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # Two of three signers are enough; that the third has not signed is no news at every check.
+    logging.getLogger("tuf").setLevel(logging.WARNING)
     os.nice(_NICE)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; who started this ends it
 
     def wait_for_end() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: a thread that holds its lock would spoil an orderly end.
+        while os.read(0, 4096):
+            pass
         stop.set()
 
     threading.Thread(target=wait_for_end, daemon=True).start()

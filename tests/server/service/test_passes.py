@@ -114,6 +114,7 @@ def test_a_request_with_one_false_field_is_refused(passes, car, field, value, wh
         spki(Ed25519PrivateKey.generate()),
         spki(ec.generate_private_key(ec.SECP384R1())),
     ],
+    ids=["garbage", "endless", "Ed25519", "P-384"],
 )
 def test_a_key_that_is_none_for_tls_is_refused(members, car, public):
     asked = PassRequest(
