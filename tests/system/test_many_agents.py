@@ -14,19 +14,23 @@ from small_service import Service, status_of, wait_for_a_round, wait_until_finis
 
 from convoy_compression.update.codec import UpdateConfig
 from convoy_edge_client.vehicle_config import load_vehicle_config
-from convoy_simulation.faults import FaultRule
+from convoy_protos.flower_messages import CHECK_IN
+from convoy_simulation import faults
+from convoy_simulation.faults import FaultConfig, FaultRule
 from convoy_simulation.vehicles import AGGREGATOR
 
 logger = logging.getLogger(__name__)
 
 AGENTS, KILLED = 20, 4
 MASKED = UpdateConfig(codec="masked", modulus_bits=12, exchange_deadline_s=40.0)
+NOT_IN_THE_ROSTER = "lost_before_check_in"
 STAGES = ("train", "check_in", "share", "upload", "unmask")
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-def test_four_of_twenty_agents_die_and_the_sum_is_that_of_the_others(tmp_path):
+def test_four_of_twenty_agents_die_and_the_sum_is_that_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.setitem(faults.FAULTS, NOT_IN_THE_ROSTER, faults.Fault(faults._vanish, CHECK_IN))
     chance = random.Random(time.time_ns())
     fleet = record_small_fleet(tmp_path / "fleet", vehicle_count=AGENTS)
     nodes = protect(fleet, MASKED)
@@ -63,8 +67,9 @@ def test_four_of_twenty_agents_die_and_the_sum_is_that_of_the_others(tmp_path):
     assert len(first["shards"][0]["summed"]) == AGENTS
     missing = set(fleet.vehicles) - set(shard["summed"])
     assert missing <= set(doomed)
-    # Who is killed before it has trained or while the shard is summed is named as lost.
-    assert set(second["lost_vehicles"]) | set(shard["lost"]) == missing
+    # Named as lost, or by the SuperLink as a node that has gone.
+    refused = {one["vehicle"] for one in second["rejections"]}
+    assert set(second["lost_vehicles"]) | refused == missing
     assert model_bytes(out) in models_without(missing, fleet, run, nodes, tmp_path)
 
 
@@ -83,13 +88,15 @@ def kill_in_their_stages(service, out, doomed):
 def models_without(missing, fleet, run, nodes, folder):
     """Those of calm simulations; who was lost may have been in the roster of the sum or not."""
     for number, kinds in enumerate(
-        itertools.product(("never_answers", "lost_before_upload"), repeat=len(missing))
+        itertools.product(
+            ("never_answers", NOT_IN_THE_ROSTER, "lost_before_upload"), repeat=len(missing)
+        )
     ):
-        faults = {
+        rules = {
             name: FaultRule(kind=kind, rounds=(2,))
             for name, kind in zip(sorted(missing), kinds, strict=True)
         }
         calm = replace(run, round=replace(run.round, deadline_s=5.0))
         out = folder / f"calm{number}"
-        run_small_federation(fleet, calm, out, nodes=nodes, faults=faults)
+        run_small_federation(fleet, calm, out, nodes=nodes, faults=FaultConfig(vehicles=rules))
         yield model_bytes(out)
