@@ -14,7 +14,7 @@ def steered(steering):
 
 
 def heading_after(steering):
-    source = SimulatedRoad("11,night")
+    source = SimulatedRoad("11,dark")
     for count, picture in enumerate(source.pictures()):
         assert picture.ndim == 3
         source.act(steered(steering))
