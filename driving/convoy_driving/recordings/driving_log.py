@@ -14,7 +14,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import ClassVar
 
@@ -162,5 +162,6 @@ def _time_in(name: str) -> float | None:
     if match is None:
         return None
     year, month, day, hour, minute, second, millisecond = map(int, match.groups())
-    moment = datetime(year, month, day, hour, minute, second, millisecond * 1000, UTC)
+    utc = timezone.utc  # noqa: UP017 - Python 3.10 has no UTC
+    moment = datetime(year, month, day, hour, minute, second, millisecond * 1000, utc)
     return moment.timestamp()

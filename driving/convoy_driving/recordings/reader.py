@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -26,8 +26,10 @@ Picture = bytes | NDArray[np.uint8]
 """An encoded picture (JPEG, PNG), or one decoded already: uint8 (H, W, 3), RGB."""
 
 
-class SkipReason(StrEnum):
+class SkipReason(str, Enum):  # noqa: UP042 - Python 3.10 has no StrEnum
     """Why a frame cannot be used; these are the keys of `skipped` in a recording's check."""
+
+    __str__ = str.__str__
 
     MARKED_DELETED = "marked_deleted"
     IMAGE_MISSING = "image_missing"
@@ -160,9 +162,8 @@ def installed_readers() -> dict[str, type[RecordingReader]]:
 
 def identify_content(digest: "hashlib._Hash", path: Path) -> None:
     """Feed the digest with a file's name and bytes; for the small files that index a recording."""
-    with path.open("rb") as file:
-        digest.update(f"{path.name}\0".encode())
-        digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(f"{path.name}\0".encode())
+    digest.update(hashlib.sha256(path.read_bytes()).digest())
 
 
 def identify_files(digest: "hashlib._Hash", paths: Iterable[Path]) -> None:

@@ -1,7 +1,7 @@
 """A road as a source of frames for `convoy drive`: what the model decides, the car does.
 
 convoy drive --source simulator:11          track 11 by day
-convoy drive --source simulator:11,night    another camera; see roads/appearance.py
+convoy drive --source simulator:11,dark     another camera; see roads/appearance.py
 """
 
 from collections.abc import Iterator

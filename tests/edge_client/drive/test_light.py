@@ -11,6 +11,7 @@ from small_drive import SmallVehicle
 
 import convoy_driving.onnx_driver
 import convoy_driving.pictures
+import convoy_driving.recordings
 import convoy_edge_client.drive
 import convoy_edge_client.updates
 
@@ -70,6 +71,7 @@ SOURCES = [
     *Path(convoy_edge_client.updates.__path__[0]).glob("*.py"),
     Path(convoy_driving.onnx_driver.__file__),
     Path(convoy_driving.pictures.__file__),
+    *Path(convoy_driving.recordings.__path__[0]).glob("*.py"),
 ]
 NEWER_THAN_3_10 = {"StrEnum", "Self", "UTC", "assert_never", "ExceptionGroup", "file_digest"}
 
