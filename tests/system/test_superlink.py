@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from small_federation import PLAIN, model_bytes, protect, round_lines, small_run
 from small_fleet import record_small_fleet
+from small_server import free_ports
 
 from convoy_compression.update.codec import UpdateConfig
 from convoy_edge_client.vehicle_config import load_vehicle_config, save_vehicle_config
@@ -169,15 +170,6 @@ def configure_flwr(home, address):
         f'[superlink]\ndefault = "fleet"\n\n[superlink.fleet]\naddress = "{address}"\n'
         "insecure = true\n"
     )
-
-
-def free_ports(count):
-    """Ports of this machine that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def is_listening(port):

@@ -12,7 +12,6 @@ Its owner writes it; the server never sees it and cannot widen it. deploy/agent.
 """
 
 import fnmatch
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any, Final, Literal
 
 from convoy_edge_client.agent.work_windows import WorkWindow, parse_window
 from convoy_edge_client.preflight.preflight_config import PreflightConfig
+from convoy_edge_client.toml_file import read_toml
 from convoy_edge_client.updates.releases_config import ReleasesConfig
 from convoy_edge_client.vehicle_config import VehicleConfig
-from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table
 
 CACHE_FOLDER: Final = "cache"
@@ -276,15 +275,7 @@ def load_agent_config(path: Path) -> AgentConfig:
         SettingsError: The file cannot be read, is not TOML, or a key is unknown, missing or out of
             range; the message names file and key.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}); name the file with --config"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid TOML ({error})") from error
-    config = from_table(AgentConfig, _with_state_folder(table), str(path))
+    config = from_table(AgentConfig, _with_state_folder(read_toml(path)), str(path))
     return _resolved(config, path.parent.absolute())
 
 

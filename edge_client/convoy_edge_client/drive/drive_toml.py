@@ -5,17 +5,13 @@ factory = "factory"
 [drive] [preflight] [releases] [access]
 """
 
-import importlib
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from convoy_edge_client.drive.drive_config import DriveConfig
 from convoy_edge_client.preflight.preflight_config import PreflightConfig
+from convoy_edge_client.toml_file import read_toml
 from convoy_edge_client.updates.releases_config import ReleasesConfig
-from convoy_protos.errors import SettingsError
 from convoy_protos.settings import from_table
 
 
@@ -80,22 +76,3 @@ def load_drive_toml(path: Path) -> DriveToml:
             root_certificates=str(base / access.root_certificates),
         ),
     )
-
-
-def read_toml(path: Path) -> Mapping[str, Any]:
-    """A TOML file.
-
-    Raises:
-        SettingsError: It cannot be read, or is not TOML.
-    """
-    # Python 3.10 does not have tomllib; there tomli is installed, which is the same code.
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        table: Mapping[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}); name the file with --config"
-        ) from error
-    except ValueError as error:
-        raise SettingsError(f"{path}: not valid TOML ({error})") from error
-    return table

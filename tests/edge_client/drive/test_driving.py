@@ -27,6 +27,7 @@ from convoy_edge_client.drive.trial_rules import VehicleMoment
 from convoy_edge_client.drive.watchdog import EXIT_CODE, watch
 from convoy_edge_client.drive.wheel import Wheel
 from convoy_edge_client.errors import FrameSourceError
+from convoy_edge_client.toml_file import read_toml
 from convoy_edge_client.updates.releases_config import ReleasesConfig
 from convoy_edge_client.updates.states import State
 from convoy_protos.errors import SettingsError
@@ -235,7 +236,7 @@ def test_a_frame_that_hangs_ends_the_process_so_that_it_is_started_anew():
 
 
 def test_the_commented_file_has_every_key_with_its_default():
-    found = drive_toml.from_table(DriveToml, drive_toml.read_toml(EVERY_KEY), "drive.toml")
+    found = drive_toml.from_table(DriveToml, read_toml(EVERY_KEY), "drive.toml")
     assert found == DriveToml(vehicle="car-07")
     text = EVERY_KEY.read_text()
     for config in (DriveToml(vehicle="x"), found.drive, found.preflight, found.releases):

@@ -13,6 +13,7 @@ import convoy_driving.onnx_driver
 import convoy_driving.pictures
 import convoy_driving.recordings
 import convoy_edge_client.drive
+import convoy_edge_client.toml_file
 import convoy_edge_client.updates
 
 DRIVE = """
@@ -69,6 +70,7 @@ def test_the_process_beside_it_that_fetches_imports_no_training():
 SOURCES = [
     *Path(convoy_edge_client.drive.__path__[0]).glob("*.py"),
     *Path(convoy_edge_client.updates.__path__[0]).glob("*.py"),
+    Path(convoy_edge_client.toml_file.__file__),
     Path(convoy_driving.onnx_driver.__file__),
     Path(convoy_driving.pictures.__file__),
     *Path(convoy_driving.recordings.__path__[0]).glob("*.py"),

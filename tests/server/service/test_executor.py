@@ -3,12 +3,12 @@
 import io
 import subprocess
 import threading
-import time
 import zipfile
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from small_device import wait_for
 from small_doors import open_doors, server_in
 from small_federation import small_run
 from small_server import small_server
@@ -194,13 +194,6 @@ def run_executor(service):
         end_child(process)
 
 
-def wait_for(condition, what, patience_s=100):
-    end_s = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end_s, f"waited in vain until {what}"
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
@@ -211,7 +204,7 @@ def test_what_is_no_run_is_refused_and_marked_failed(service, run_executor, cont
     private = f"127.0.0.1:{config.private_door.port}"
     run_id = start_run(private, content)
     run_executor()
-    wait_for(lambda: run_outcomes(private)[run_id].status == "finished", "it is refused")
+    wait_for(lambda: run_outcomes(private)[run_id].status == "finished", 100, "it is refused")
     ended = run_outcomes(private)[run_id]
     assert ended.end == "failed"
     assert "refused" in ended.details
@@ -237,13 +230,13 @@ def test_a_run_goes_on_after_its_token_has_lapsed_until_it_is_stopped(service, r
         running = load_task(config.state_folder)
         return running is not None and running.task.run_id != first
 
-    wait_for(other, "it goes on as another run")
+    wait_for(other, 100, "it goes on as another run")
     second = load_task(config.state_folder).task.run_id
     assert run_outcomes(private)[second].bundle_sha256 == run_outcomes(private)[first].bundle_sha256
     out = config.runs_folder / "night"
-    wait_for(lambda: read_status(out) is not None, "its ServerApp waits for vehicles")
+    wait_for(lambda: read_status(out) is not None, 100, "its ServerApp waits for vehicles")
     stop(config, "night")
-    wait_for(lambda: load_task(config.state_folder) is None, "it is stopped")
+    wait_for(lambda: load_task(config.state_folder) is None, 100, "it is stopped")
     assert read_status(out).state == "stopped"
     assert run_outcomes(private)[second].end == "stopped"
     assert [one.status for one in run_outcomes(private).values()].count("pending") == 0
